@@ -1,0 +1,70 @@
+"""`stabfw run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("run", short_help="Run an experiment, or what is left of it.")
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the spec: batch_size=4."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print the results only.")
+def command(spec: Path, overrides: tuple[str, ...], quiet: bool) -> None:
+    """Run the experiment in SPEC and print which answers changed.
+
+    Answers that are in the store are reused. An interrupted run goes on where it stopped when
+    the same command is given again.
+
+    \b
+    Examples:
+      stabfw run spec.yaml
+      stabfw run spec.yaml --set benchmarks.0.limit=100 --set execution.executor=process
+    """
+    from rich.console import Console
+
+    from stabfw.errors import IncompleteError
+    from stabfw.experiment import run
+    from stabfw.registry import Observers, Registry
+    from stabfw.spec import load_spec
+
+    from .progress import ProgressObserver
+
+    registry = Registry()
+    loaded = load_spec(spec, registry, overrides)
+    observers = Observers(registry)
+    progress = ProgressObserver(Console(stderr=True))
+    if not quiet:
+        observers.add(progress, "progress")
+    try:
+        done = run(loaded, registry=registry, observers=observers)
+    finally:
+        progress.close()
+
+    from .tables import print_results, terminal
+
+    console = terminal()
+    print_results(console, done.results)
+    console.print(f"report   {done.directory / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"changes  stabfw show {done.directory}", highlight=False, soft_wrap=True)
+    for text, address in _links(done.directory):
+        console.print(f"{text}: {address}", highlight=False, soft_wrap=True)
+    if failed := [f for f in done.results.failures if f.status == "failed"]:
+        raise IncompleteError(
+            f"{len(failed)} cells failed, so the results are partial; mend the cause and give the "
+            "same command again, only the failed cells are computed"
+        )
+
+
+def _links(directory: Path) -> list[tuple[str, str]]:
+    """MLflow's pages on the run, if it was published; `stabfw ui` serves them."""
+    from stabfw.report.layout import PUBLISHED
+    from stabfw.tracking.links import Published, links
+
+    note = directory / PUBLISHED
+    if not note.exists():
+        return []
+    return [("MLflow", "start it with `stabfw ui`"), *links(Published.parse(note.read_text()))]

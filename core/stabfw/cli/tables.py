@@ -1,0 +1,125 @@
+"""Results as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from stabfw.metrics.stability import MetricValue
+from stabfw.report.results import Comparison, Metrics, Results, Role
+from stabfw.report.wording import NOTHING, interval, percent, points
+
+_ORDER = {Role.STACK: 0, Role.EQUAL_BUDGET: 1, Role.LOSSLESS: 2}
+
+
+def terminal() -> Console:
+    """A console as wide as the terminal, or wide enough for a table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 116))
+
+
+def comparison_table(results: Results) -> Table:
+    """Stacks and controls × accuracy delta, divergence, correct loss and noise floor."""
+    several_models = len({c.condition.model for c in results.comparisons}) > 1
+    several_benchmarks = len({c.condition.benchmark for c in results.comparisons}) > 1
+    several_seeds = len({c.condition.seed for c in results.comparisons}) > 1
+    table = Table(
+        title=f"{results.name}: {results.estimand} comparison, 95 % intervals",
+        title_justify="left",
+        header_style="bold",
+        caption="acc Δ in points; the rest in % of the answers (correct loss: of the right ones)",
+        caption_justify="left",
+    )
+    for several, name in ((several_models, "model"), (several_benchmarks, "benchmark")):
+        if several:
+            table.add_column(name)
+    table.add_column("stack")
+    table.add_column("perturbation")
+    for name in ("acc Δ", "answers changed", "correct loss", "noise floor", "beyond floor"):
+        table.add_column(name, justify="right", no_wrap=True)
+    ordered = sorted(
+        results.comparisons,
+        key=lambda c: (c.condition.model, c.condition.benchmark, _ORDER[c.condition.role]),
+    )
+    before: tuple[str, ...] = ()
+    for item in ordered:
+        condition = item.condition
+        group = (condition.model, condition.benchmark, condition.stack)
+        if before and group != before:
+            table.add_section()
+        names = [condition.model] if several_models else []
+        names += [condition.benchmark] if several_benchmarks else []
+        seed = f" seed {condition.seed}" if several_seeds else ""
+        is_stack = condition.role is Role.STACK
+        note = "" if is_stack else f"\n({condition.role})"
+        shown = condition.stack + note if group != before else ""
+        table.add_row(
+            *names,
+            shown,
+            condition.perturbation + seed,
+            *_numbers(item),
+            style="" if is_stack else "dim",
+        )
+        before = group
+    return table
+
+
+def metrics_table(title: str, metrics: Metrics) -> Table:
+    """Every metric of one comparison with its interval."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("metric", "value", "95 % interval", "n", "method"):
+        table.add_column(name, justify="right" if name in ("value", "n") else "left")
+    for metric in metrics.values():
+        if metric.value is None:
+            continue
+        low, high = _plain(metric.low), _plain(metric.high)
+        bounds = f"{low} … {high}" if metric.low is not None else ""
+        table.add_row(metric.name, _plain(metric.value), bounds, str(metric.n), metric.method)
+    return table
+
+
+def print_results(console: Console, results: Results) -> None:
+    """Print notices, the table and what is missing."""
+    for notice in results.notices:
+        console.print(f"[yellow]note[/] {notice}", highlight=False)
+    if results.comparisons:
+        console.print(comparison_table(results))
+    for cell in results.cells:
+        if cell.condition.role is Role.BASELINE and not results.comparisons:
+            bounds = interval(cell.accuracy)
+            console.print(
+                f"{cell.condition.label}: accuracy {percent(cell.accuracy.value)} {bounds}"
+            )
+    for failure in results.failures:
+        console.print(
+            f"[red]{failure.status}[/] {failure.condition.label}: {failure.reason}",
+            highlight=False,
+        )
+
+
+def _numbers(item: Comparison) -> Sequence[str]:
+    def rate(metrics: Metrics, name: str) -> str:
+        metric = metrics.get(name)
+        return _with_interval(metric, percent(metric.value if metric else None))
+
+    delta = item.metrics.get("accuracy_delta")
+    excess = item.metrics.get("excess_divergence")
+    preserved = item.label_preserved
+    return (
+        _with_interval(delta, points(delta.value if delta else None)) if preserved else NOTHING,
+        rate(item.metrics, "divergence_ratio"),
+        rate(item.metrics, "correct_loss_rate") if preserved else NOTHING,
+        rate(item.floor, "divergence_ratio"),
+        _with_interval(excess, points(excess.value if excess else None)),
+    )
+
+
+def _with_interval(metric: MetricValue | None, value: str) -> str:
+    bounds = interval(metric)
+    return f"{value}\n{bounds}" if bounds else value
+
+
+def _plain(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.4f}"

@@ -1,0 +1,76 @@
+"""The contracts that plugins implement.
+
+A plugin imports from here and from nowhere else in stabfw. Nothing here imports torch.
+"""
+
+from stabfw.components.accelerator import Accelerator, AcceleratorConfig, Artefact, Fidelity, Slot
+from stabfw.components.base import API_VERSION, Component, ComponentConfig, Kind
+from stabfw.components.benchmark import Benchmark, BenchmarkConfig
+from stabfw.components.data import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    Choice,
+    FinishReason,
+    Image,
+    Instance,
+    Prediction,
+    Prompt,
+    Score,
+    TopToken,
+)
+from stabfw.components.extract import extract_choice, extract_text, extract_yes_no, normalised
+from stabfw.components.files import file_digest
+from stabfw.components.metric import Metric, MetricConfig
+from stabfw.components.model import (
+    Encoded,
+    GenerationOptions,
+    LoadedModel,
+    LoadRequest,
+    Model,
+    ModelConfig,
+    ModelInfo,
+)
+from stabfw.components.perturbation import Modality, Perturbation, PerturbationConfig
+
+__all__ = [
+    "API_VERSION",
+    "Accelerator",
+    "AcceleratorConfig",
+    "Answer",
+    "AnswerKind",
+    "AnswerStatus",
+    "Artefact",
+    "Benchmark",
+    "BenchmarkConfig",
+    "Choice",
+    "Component",
+    "ComponentConfig",
+    "Encoded",
+    "Fidelity",
+    "FinishReason",
+    "GenerationOptions",
+    "Image",
+    "Instance",
+    "Kind",
+    "LoadRequest",
+    "LoadedModel",
+    "Metric",
+    "MetricConfig",
+    "Modality",
+    "Model",
+    "ModelConfig",
+    "ModelInfo",
+    "Perturbation",
+    "PerturbationConfig",
+    "Prediction",
+    "Prompt",
+    "Score",
+    "Slot",
+    "TopToken",
+    "extract_choice",
+    "extract_text",
+    "extract_yes_no",
+    "file_digest",
+    "normalised",
+]

@@ -1,0 +1,80 @@
+"""Contract of a benchmark: questions, how they are put, how answers are read and scored."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, TypeVar
+
+from pydantic import Field
+
+from stabfw.components.base import Component, ComponentConfig
+from stabfw.components.data import Answer, AnswerStatus, Instance, Score
+
+
+class BenchmarkConfig(ComponentConfig):
+    """What every benchmark lets a user choose."""
+
+    split: str | None = Field(
+        default=None, description="Split to evaluate; the first one by default."
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Use only this many instances, the first of the split."
+    )
+
+
+B = TypeVar("B", bound=BenchmarkConfig)
+
+
+class Benchmark(Component[B]):
+    """Questions with gold answers. Every method is a pure function of config and arguments.
+
+    Override `fingerprint` to name all content outside the config (hashes of the data files, `{}`
+    if there is none): what a benchmark holds is then kept, and a finished experiment need not
+    load it again. Without it the data is loaded every time.
+
+    Attributes:
+        splits: Names that `instances` accepts, the one evaluated by default first.
+        scorer_version: Raise it when the same text is read or scored differently than before.
+            Scores are then made anew; predictions stay.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("test",)
+    scorer_version: ClassVar[int] = 1
+
+    @abstractmethod
+    def instances(self, split: str) -> Iterable[Instance]:
+        """Yield the instances of a split in a fixed order, `config.limit` at the most.
+
+        Raises:
+            DataError: If the data is missing or not in the expected form.
+        """
+
+    def render(self, instance: Instance) -> str:
+        """Return the user message for an instance, which may have been perturbed.
+
+        The default is the question, then the options as lettered lines in the order shown.
+        """
+        lines = [f"{instance.hint}\n" if instance.hint else ""]
+        options = [
+            f"\n{letter}. {choice.text}"
+            for letter, choice in zip(letters(len(instance.choices)), instance.choices, strict=True)
+        ]
+        return "".join([*lines, instance.question, *options])
+
+    @abstractmethod
+    def extract(self, text: str, instance: Instance) -> Answer:
+        """Read the answer out of generated text. Never guess: what cannot be read is `invalid`.
+
+        `instance` is the perturbed one, so letters can be mapped back to choice ids.
+        """
+
+    def score(self, answer: Answer, instance: Instance) -> Score:
+        """Score an answer against the references; the default is equality with any of them."""
+        correct = answer.status is AnswerStatus.OK and answer.value in instance.references
+        return Score(float(correct), correct)
+
+
+def letters(count: int) -> str:
+    """The labels of `count` options."""
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]

@@ -1,0 +1,154 @@
+"""Contract of a model: described without weights, opened with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field
+
+from stabfw.components.base import Component, ComponentConfig
+from stabfw.components.data import Prediction, Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from stabfw.components.anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What can be told of a model without loading it; an accelerator decides on it.
+
+    Attributes:
+        family: The architecture, as `model_type` in its config names it (`llava`, `qwen2_vl`).
+        layers: Number of decoder layers of the language model, None if unknown.
+        visual_tokens: Visual tokens per image where that is fixed, else None.
+        has_anatomy: Whether the loaded model can state its anatomy.
+        weights: sha256 of every file that decides the answers, by name.
+        processor: Class of the processor, its image back end included.
+    """
+
+    family: str
+    layers: int | None = None
+    visual_tokens: int | None = None
+    has_anatomy: bool = False
+    weights: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """How to load a model. Accelerators may replace fields; the result is part of the key.
+
+    Attributes:
+        source: Local directory, hub id or URL.
+        revision: Commit on the hub, empty for a local directory.
+        dtype: Name of the floating-point type, such as `float32` or `bfloat16`.
+        attention: Attention back end: `sdpa` or `eager`.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: Intra-op threads on the CPU; their number can change the last bits.
+        options: Further keyword arguments of the loader; JSON-compatible.
+    """
+
+    source: str
+    revision: str = ""
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    device: str = "cpu"
+    threads: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Greedy decoding, spelled out; a checkpoint's own sampling settings never apply.
+
+    Attributes:
+        max_new_tokens: Upper limit of the answer's length, in tokens.
+        top_tokens: How many of the most likely first tokens are recorded.
+        extra: Further arguments of `generate`, from accelerators; JSON-compatible.
+    """
+
+    max_new_tokens: int = 16
+    top_tokens: int = 5
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch ready for the model.
+
+    Attributes:
+        instance_ids: One id a row.
+        inputs: The model's own tensors, left-padded.
+    """
+
+    instance_ids: tuple[str, ...]
+    inputs: Mapping[str, Any]
+
+
+class LoadedModel(ABC):
+    """A model in memory.
+
+    Attributes:
+        info: As described before loading, now observed.
+        request: The request that it was loaded with.
+        module: The torch module, for accelerators; None for a remote model.
+        batch: The batch being generated, while `generate` runs.
+        reduced_tokens: Visual tokens per decoder layer for each row, set by a token reduction
+            while `generate` runs. Empty when nothing is reduced.
+    """
+
+    info: ModelInfo
+    request: LoadRequest
+    module: torch.nn.Module | None = None
+    batch: Encoded | None = None
+    reduced_tokens: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def anatomy(self) -> Anatomy | None:
+        """Where the parts are that accelerators work on, or None if the model cannot tell."""
+        return None
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[Prompt]) -> Encoded:
+        """Apply chat template and processor to a batch of prompts."""
+
+    @abstractmethod
+    def generate(self, encoded: Encoded, options: GenerationOptions) -> list[Prediction]:
+        """Answer each row greedily, in the order of `encoded.instance_ids`."""
+
+
+class ModelConfig(ComponentConfig):
+    """What every model lets a user choose."""
+
+    name: str | None = Field(
+        default=None, description="Name in results; tells two models of one type apart."
+    )
+
+
+M = TypeVar("M", bound=ModelConfig)
+
+
+class Model(Component[M]):
+    """A model by its config."""
+
+    @abstractmethod
+    def request(self) -> LoadRequest:
+        """How the user wants it loaded, with nothing left open. Must not import torch."""
+
+    @abstractmethod
+    def describe(self, request: LoadRequest) -> ModelInfo:
+        """Tell what the model is from its files. Must not import torch.
+
+        Raises:
+            DataError: If the model's files are missing or not readable.
+        """
+
+    @abstractmethod
+    def open(self, request: LoadRequest) -> AbstractContextManager[LoadedModel]:
+        """Load the model; leaving the context frees it."""

@@ -1,0 +1,54 @@
+"""Contract of a perturbation: a small change of an instance, the same for every model."""
+
+from __future__ import annotations
+
+import enum
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from stabfw.components.base import Component, ComponentConfig
+from stabfw.components.data import AnswerKind, Instance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Modality(enum.StrEnum):
+    """What a perturbation changes."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class PerturbationConfig(ComponentConfig):
+    """Base of perturbation configs."""
+
+
+P = TypeVar("P", bound=PerturbationConfig)
+
+
+class Perturbation(Component[P]):
+    """Changes an instance before it is rendered.
+
+    Attributes:
+        modality: What it changes. The other modality must come back bit-identical.
+    """
+
+    modality: ClassVar[Modality]
+
+    @abstractmethod
+    def perturb(self, instance: Instance, rng: np.random.Generator) -> Instance:
+        """Return the changed instance, with the id and the references of the original.
+
+        Args:
+            instance: The original; it must not be modified.
+            rng: The only source of randomness. It depends on seed, perturbation and instance id,
+                so the result depends on neither order, batch nor worker.
+        """
+
+    def preserves_label(self, kind: AnswerKind) -> bool:
+        """Whether the gold answer to such a question still holds after the change.
+
+        Where it may not hold, only the divergence of answers is reported, not their accuracy.
+        """
+        return True

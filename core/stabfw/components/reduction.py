@@ -1,0 +1,248 @@
+"""The one primitive of token reduction: keep these visual tokens at the input of layer K.
+
+A method is a pure function of a `Context`, called once for each row of a batch; everything
+else (left padding, masks, positions, the cache) is done here, for every family that states an
+`Anatomy`. The tokens are removed by forward pre-hooks, so the model's own code runs, with
+`sdpa` or `eager` attention, and all edits are undone by the `Patch`.
+
+Torch is imported when the primitive is used, not before. Only the CPU was run for the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from stabfw.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from stabfw.components.anatomy import Anatomy
+    from stabfw.components.model import LoadedModel, ModelInfo
+    from stabfw.components.patch import Patch
+
+Positions = Literal["keep", "renumber"]
+Rotary = tuple["torch.Tensor", "torch.Tensor"]
+LayerInput = tuple["torch.nn.Module", "torch.Tensor", Rotary]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a method decided for one row.
+
+    Attributes:
+        keep: Indices into the row's current visual tokens, ascending, of shape (kept,).
+        states: New hidden states of the kept tokens, of shape (kept, hidden size), for methods
+            that merge tokens; None leaves them as they are.
+    """
+
+    keep: torch.Tensor
+    states: torch.Tensor | None = None
+
+
+@dataclass
+class Tally:
+    """What a reduction did while it was attached.
+
+    Attributes:
+        rows: Rows with visual tokens that were prefilled.
+        before: Their visual tokens, in all.
+        after: Visual tokens that were left at the last layer, in all.
+    """
+
+    rows: int = 0
+    before: int = 0
+    after: int = 0
+
+    def report(self) -> dict[str, Any]:
+        """Tell it in the form of `Accelerator.report`."""
+        if self.rows == 0:
+            return {"engaged": "no prompt had an image"}
+        return {
+            "engaged": self.after < self.before,
+            "visual_tokens_before": self.before / self.rows,
+            "visual_tokens_after": self.after / self.rows,
+        }
+
+
+class Context:
+    """What a method may look at, for one row at the input of its layer.
+
+    Attributes:
+        layer: The decoder layer before which tokens are dropped.
+        visual_tokens: How many visual tokens the row has now.
+    """
+
+    def __init__(self, stage: Stage, row: int) -> None:
+        self.layer = stage.layer
+        self._stage = stage
+        self._row = row
+        self._columns = stage.now.visual[row].nonzero()[:, 0]
+        self.visual_tokens = len(self._columns)
+
+    @property
+    def instance_id(self) -> str:
+        """Id of the instance that the row asks about.
+
+        Raises:
+            RuntimeError: If no batch is being generated, so rows have no ids.
+        """
+        if self._stage.ids is None:
+            raise RuntimeError("rows have instance ids only while `LoadedModel.generate` runs")
+        return self._stage.ids[self._row]
+
+    @property
+    def states(self) -> torch.Tensor:
+        """Hidden states of the visual tokens, of shape (visual tokens, hidden size)."""
+        return self._stage.hidden[self._row, self._columns.to(self._stage.hidden.device)]
+
+    @property
+    def text_states(self) -> torch.Tensor:
+        """Hidden states of all other tokens but padding, of shape (tokens, hidden size)."""
+        now = self._stage.now
+        text = now.valid[self._row] & ~now.visual[self._row]
+        return self._stage.hidden[self._row, text.to(self._stage.hidden.device)]
+
+    def attention(self, layer: int, rows: Sequence[int] = (-1,)) -> torch.Tensor:
+        """Attention that some tokens pay to the visual tokens in one layer.
+
+        Recomputed from the layer's input for these rows only, so it needs no `eager` attention;
+        the softmax runs over the whole sequence.
+
+        Args:
+            layer: The context's own layer or the one before it.
+            rows: Places of the asking tokens in the sequence; -1 is the last one.
+
+        Returns:
+            Probabilities in float32, of shape (heads, rows, visual tokens).
+
+        Raises:
+            ValueError: If the layer is another one.
+        """
+        probabilities = self._stage.attention(layer, tuple(rows))[self._row]
+        return probabilities[..., self._columns.to(probabilities.device)]
+
+    def rng(self, *salt: int | str) -> np.random.Generator:
+        """A generator that depends on the instance and on `salt`, not on batch or order."""
+        import numpy as np
+
+        text = "\x1f".join([self.instance_id, *map(str, salt)])
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+
+
+Select = Callable[[Context], Reduction]
+
+
+def budget(visual_tokens: int, keep_ratio: float) -> int:
+    """How many tokens a share of them is: rounded, and at least one."""
+    return max(1, round(visual_tokens * keep_ratio))
+
+
+def why_not(info: ModelInfo, layer: int) -> str | None:
+    """Say why tokens of a model cannot be dropped before a layer, or None if they can.
+
+    For `Accelerator.supports`, before the model is loaded.
+    """
+    if not info.has_anatomy:
+        return f"the parts of a {info.family} model are not known, so its tokens cannot be dropped"
+    if info.layers is not None and layer >= info.layers:
+        return f"there is no layer {layer}: the model has layers 0 to {info.layers - 1}"
+    return None
+
+
+def reduce_visual_tokens(
+    model: LoadedModel,
+    plan: Mapping[int, Select],
+    patch: Patch,
+    positions: Positions = "keep",
+) -> Tally:
+    """Drop visual tokens before some decoder layers, for every prompt, until the patch ends.
+
+    Selection happens in prefill; decoding goes on with the shorter cache. Without a cache it
+    happens anew at each step. Rows may keep different numbers of tokens: they are padded on the
+    left and masked. A row without visual tokens is left alone. Where nothing is dropped, nothing
+    is touched, so the result is then bit-identical.
+
+    While a batch is generated, `model.reduced_tokens` tells the visual tokens of each layer.
+
+    Args:
+        model: The model; it must have an anatomy.
+        plan: The method for each layer before which tokens are dropped, counted from 0.
+        patch: Undoes the edits.
+        positions: `keep` lets the remaining tokens keep their original positions; `renumber`
+            closes the gaps (not for models with multimodal rotary positions).
+
+    Returns:
+        A tally that fills up as prompts are answered.
+
+    Raises:
+        UnsupportedError: If the model cannot be reduced this way.
+    """
+    anatomy = model.anatomy
+    if anatomy is None or model.module is None:
+        raise UnsupportedError(f"token reduction: {model.info.family} states no anatomy")
+    from stabfw.components.reduction_session import Session
+
+    _check(anatomy, plan, positions)
+    session = Session(model, anatomy, plan, positions)
+    patch.pre_hook(model.module, session.before_model)
+    for number in range(max(0, min(plan) - 1), len(anatomy.layers)):
+        patch.pre_hook(anatomy.layers[number], session.before_layer(number))
+    return session.tally
+
+
+def _check(anatomy: Anatomy, plan: Mapping[int, Select], positions: Positions) -> None:
+    layers = len(anatomy.layers)
+    config: Any = anatomy.decoder.config
+    if not plan or not all(0 <= layer < layers for layer in plan):
+        raise UnsupportedError(
+            f"token reduction: layers {sorted(plan)} are not all among the {layers} of this model"
+        )
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise UnsupportedError(
+            f"token reduction works with sdpa and eager attention, not with "
+            f"{config._attn_implementation}"
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise UnsupportedError("token reduction does not know sliding-window attention")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if positions == "renumber" and "mrope_section" in rope:
+        raise UnsupportedError("multimodal rotary positions cannot be renumbered")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that are alive, on the CPU; each tensor has the shape (batch, length)."""
+
+    columns: torch.Tensor  # place in the original sequence
+    valid: torch.Tensor  # False for padding
+    visual: torch.Tensor
+
+
+@dataclass
+class Stage:
+    """The input of the layer at which tokens are about to be dropped."""
+
+    layer: int
+    hidden: torch.Tensor
+    now: Tokens
+    ids: tuple[str, ...] | None
+    inputs: Mapping[int, LayerInput]
+    _seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = field(default_factory=dict)
+
+    def attention(self, layer: int, rows: tuple[int, ...]) -> torch.Tensor:
+        """The rows of a layer's attention for the whole batch: (batch, heads, rows, length)."""
+        if layer not in self.inputs:
+            raise ValueError(
+                f"attention of layer {layer} is not at hand before layer {self.layer}; "
+                f"ask for one of {sorted(self.inputs)}"
+            )
+        from stabfw.components.attention_rows import attention_rows
+
+        if (layer, rows) not in self._seen:
+            self._seen[layer, rows] = attention_rows(*self.inputs[layer], rows, self.now.valid)
+        return self._seen[layer, rows]

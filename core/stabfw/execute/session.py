@@ -1,0 +1,266 @@
+"""One loaded model working through the cells that it serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from typing import Any
+
+from stabfw.components import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    Artefact,
+    Benchmark,
+    FinishReason,
+    Instance,
+    LoadedModel,
+    Prediction,
+    Prompt,
+    Score,
+)
+from stabfw.components.patch import Patch, fingerprint, weights_digest
+from stabfw.errors import DataError, RunError, StabfwError
+from stabfw.execute.inputs import Inputs, prompt
+from stabfw.execute.messages import Batch, Ended, Failed, Message, Started, Task, Todo
+from stabfw.plan import Cell, Fit, Member, Session
+from stabfw.store import Outcome
+
+Artefacts = Callable[[str], bytes | None]
+
+
+def run_session(task: Task, inputs: Inputs, artefacts: Artefacts) -> Iterator[Message]:
+    """Load a session's model and compute what is left of its cells.
+
+    A stack that fails, or that leaves the model other than it found it, costs its own cells
+    only: the model is loaded anew for the next stack.
+
+    Args:
+        task: The session and what is left of it.
+        inputs: Where instances come from.
+        artefacts: Looks up what a calibration produced, by recipe.
+
+    Yields:
+        What happened, as it happens.
+    """
+    cells = [cell for cell in task.session.cells if cell.key in task.todo]
+    loaded: _Loaded | None = None
+    try:
+        for _, group in groupby(cells, key=lambda cell: [m.fields for m in cell.members]):
+            stack = list(group)
+            if loaded is None:
+                try:
+                    loaded = _Loaded(task.session, stack[0].members, artefacts)
+                except Exception as error:
+                    yield from (Failed(cell.key, _reason(error)) for cell in stack)
+                    continue
+            healthy = yield from _run_stack(loaded, stack, task.todo, inputs, artefacts)
+            if not healthy:
+                loaded.close()
+                loaded = None
+    finally:
+        if loaded is not None:
+            loaded.close()
+
+
+def read_answer(
+    benchmark: Benchmark[Any], instance: Instance, prediction: Prediction
+) -> tuple[Answer, Score]:
+    """Read the answer out of a prediction and score it.
+
+    Args:
+        benchmark: Says how.
+        instance: The instance as it was asked, perturbed.
+        prediction: What was generated.
+    """
+    if prediction.finish is FinishReason.ERROR:
+        return Answer(None, instance.kind, AnswerStatus.ERROR), Score(0.0, False)
+    answer = benchmark.extract(prediction.text, instance)
+    if prediction.finish is FinishReason.LENGTH and answer.status is AnswerStatus.INVALID:
+        answer = Answer(None, answer.kind, AnswerStatus.TRUNCATED)
+    return answer, benchmark.score(answer, instance)
+
+
+def run_fit(fit: Fit, inputs: Inputs) -> bytes:
+    """Calibrate, search or train on a throw-away load.
+
+    Returns:
+        The artefact's bytes.
+    """
+    instances = [inputs.clean(fit.dataset, instance_id) for instance_id in fit.instance_ids]
+    prompts = [prompt(fit.dataset, instance) for instance in instances]
+    with fit.model.open(fit.request) as model:
+        return fit.member.component.fit(model, prompts).data
+
+
+class _Loaded:
+    """A model in memory, transformed, with what is needed to notice a change to it."""
+
+    def __init__(self, session: Session, members: Sequence[Member], artefacts: Artefacts) -> None:
+        self._exit = ExitStack()
+        try:
+            self.model = self._exit.enter_context(session.model.open(session.request))
+            _check_observed(session, self.model)
+            transforming = [member for member in members if member.transforms]
+            for member in transforming:
+                member.component.transform(self.model, _artefact(member, artefacts))
+            module = self.model.module
+            self.weights = weights_digest(module) if module is not None and transforming else ""
+        except BaseException:
+            self._exit.close()
+            raise
+
+    def close(self) -> None:
+        self._exit.close()
+
+
+def _run_stack(
+    loaded: _Loaded,
+    cells: Sequence[Cell],
+    todo: Mapping[str, Todo],
+    inputs: Inputs,
+    artefacts: Artefacts,
+) -> Generator[Message, None, bool]:
+    """Attach a stack and compute its cells; return whether the model can serve another stack."""
+    model, members = loaded.model, cells[0].members
+    attaching = bool(members) and model.module is not None
+    open_keys = [cell.key for cell in cells]
+    probe = _probe(loaded, cells[0], inputs) if attaching else None
+    shape = fingerprint(model.module) if attaching and model.module is not None else {}
+    try:
+        with Patch() as patch:
+            for member in members:
+                member.component.attach(model, _artefact(member, artefacts), patch)
+            for cell in cells:
+                yield from _run_cell(loaded, cell, todo[cell.key], inputs)
+                # What a cell sent stands even if the next one fails.
+                open_keys.remove(cell.key)
+    except Exception as error:
+        yield from (Failed(key, _reason(error)) for key in open_keys)
+        return False
+    if not attaching:
+        return True
+    assert model.module is not None
+    after = fingerprint(model.module)
+    left = sorted(k for k in shape.keys() | after.keys() if shape.get(k) != after.get(k))
+    if left or _probe(loaded, cells[0], inputs) != probe:
+        what = f"changed {', '.join(left[:3])}" if left else "answers a probe differently"
+        names = " + ".join(member.origin for member in members)
+        reason = (
+            f"{names} did not restore the model: afterwards it {what}. Make every edit in "
+            "attach() through `patch`"
+        )
+        yield from (Failed(cell.key, reason) for cell in cells)
+        return False
+    return True
+
+
+def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterator[Message]:
+    model = loaded.model
+    restart = bool(todo.weights) and todo.weights != loaded.weights
+    provenance = {
+        "dtype": model.request.dtype,
+        "device": model.request.device,
+        "members": {member.type: member.origin for member in cell.members},
+    }
+    yield Started(cell.key, loaded.weights, provenance, restart)
+    numbers = range(len(cell.batches)) if restart else todo.batches
+    for number in numbers:
+        begin = time.perf_counter()
+        outcomes = _run_batch(model, cell, cell.batches[number], inputs)
+        report = {member.type: dict(member.component.report(model)) for member in cell.members}
+        _check_engaged(cell, report)
+        yield Batch(cell.key, number, tuple(outcomes), report, time.perf_counter() - begin)
+    yield Ended(cell.key)
+
+
+def _run_batch(model: LoadedModel, cell: Cell, ids: Sequence[str], inputs: Inputs) -> list[Outcome]:
+    benchmark = cell.dataset.benchmark
+    asked: list[tuple[Instance, Prompt]] = []
+    outcomes: dict[str, Outcome] = {}
+    for instance_id in ids:
+        try:
+            instance = inputs.perturbed(cell, instance_id)
+            question = prompt(cell.dataset, instance)
+            for image in question.images:
+                image.load()
+            asked.append((instance, question))
+        except DataError as error:
+            outcomes[instance_id] = _unreadable(instance_id, str(error))
+    if asked:
+        encoded = model.encode([question for _, question in asked])
+        predictions = model.generate(encoded, cell.options)
+        for (instance, question), prediction in zip(asked, predictions, strict=True):
+            answer, score = read_answer(benchmark, instance, prediction)
+            outcomes[instance.id] = Outcome(
+                instance_id=instance.id,
+                input_hash=question.digest,
+                prediction=prediction,
+                answer=answer,
+                score=score,
+            )
+    return [outcomes[instance_id] for instance_id in ids]
+
+
+def _unreadable(instance_id: str, reason: str) -> Outcome:
+    return Outcome(
+        instance_id=instance_id,
+        input_hash="",
+        prediction=Prediction(text="", finish=FinishReason.ERROR, error=reason),
+        answer=Answer(None, AnswerKind.SHORT, AnswerStatus.ERROR),
+        score=Score(0.0, False),
+    )
+
+
+def _check_observed(session: Session, model: LoadedModel) -> None:
+    """The key was computed from a description; what was loaded must be what was described."""
+    for name, expected, observed in (
+        ("family", session.info.family, model.info.family),
+        ("processor", session.info.processor, model.info.processor),
+        ("dtype", session.request.dtype, model.request.dtype),
+        ("attention", session.request.attention, model.request.attention),
+    ):
+        if expected != observed:
+            raise RunError(
+                f"{session.label}: planned with {name} {expected}, but loaded with {observed}; "
+                "outcomes would be kept under a wrong key"
+            )
+
+
+def _check_engaged(cell: Cell, report: Mapping[str, Mapping[str, Any]]) -> None:
+    for member in cell.members:
+        if report[member.type].get("engaged") is False:
+            raise RunError(
+                f"{member.origin} did nothing in stack '{cell.condition.stack}': "
+                f"{dict(report[member.type])}; its answers would be the baseline's"
+            )
+
+
+def _probe(loaded: _Loaded, cell: Cell, inputs: Inputs) -> object:
+    """Answer one fixed prompt; two probes of the same model are equal to the last bit."""
+    ids = [row.id for row in cell.dataset.rows if row.pixels or not row.images][:1]
+    asked = [prompt(cell.dataset, inputs.clean(cell.dataset, i)) for i in ids]
+    if not asked:
+        return None
+    model = loaded.model
+    predictions = model.generate(model.encode(asked), cell.options)
+    return [(p.token_ids, p.logprobs, p.top) for p in predictions]
+
+
+def _artefact(member: Member, artefacts: Artefacts) -> Artefact | None:
+    if not member.recipe:
+        return None
+    data = artefacts(member.recipe)
+    if data is None or Artefact(data).digest != member.artefact:
+        raise RunError(f"the artefact of {member.type} changed after the plan was made; run again")
+    return Artefact(data)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StabfwError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory; choose a smaller `batch_size` (for all stacks alike): {error}"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,323 @@
+"""Running an experiment: plan, compute what is missing, measure, write, publish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stabfw.components import Kind
+from stabfw.errors import RunError
+from stabfw.execute.messages import WORKER
+from stabfw.plan import Cell, Condition, Fit, Plan, make_plan
+from stabfw.registry import Observers, Registry, events
+from stabfw.report.layout import PUBLISHED, RESULTS, SPEC
+from stabfw.spec import ExperimentSpec, components, label, load_spec, to_yaml
+from stabfw.store import Store, digest
+
+if TYPE_CHECKING:
+    from stabfw.execute import Executor, Message, Task
+    from stabfw.metrics import Outcomes
+    from stabfw.report.results import Failure, Results
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run` gives back.
+
+    Attributes:
+        results: The numbers.
+        directory: Pages and tables.
+        computed: How many cells had to be computed; 0 if all were in the store.
+    """
+
+    results: Results
+    directory: Path
+    computed: int
+
+
+def run(
+    spec: ExperimentSpec,
+    *,
+    registry: Registry | None = None,
+    observers: Observers | None = None,
+) -> Run:
+    """Run an experiment, or what is left of it.
+
+    Cells that are in the store are reused, started ones go on at the next whole batch. Running a
+    finished experiment again computes nothing.
+
+    Args:
+        spec: What to run, from `load_spec`.
+        registry: Where plugins come from; all installed ones by default.
+        observers: Who is told what happens; MLflow is added if the spec asks for it.
+
+    Returns:
+        The results and where they are.
+
+    Raises:
+        StabfwError: If the experiment cannot be run as asked; see `stabfw.errors`.
+
+    Example:
+        >>> from stabfw import Registry, load_spec, run
+        >>> run(load_spec("spec.yaml", Registry())).results.comparisons  # doctest: +SKIP
+    """
+    _refuse_import_by_worker()
+    registry = registry or Registry()
+    observers = observers or Observers(registry)
+    if spec.tracking.uri is not None and "mlflow" in registry.names(None):
+        observers.load("mlflow")
+    directory = _directory(spec)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        if plan.fits:
+            _fit(plan.fits, store)
+            plan = make_plan(spec, registry, store)
+        todo = [cell for cell in plan.cells if not _done(store, cell)]
+        observers.notify(
+            events.PlanReady(
+                spec.name,
+                cells=len(plan.cells),
+                cached=len(plan.cells) - len(todo),
+                instances=sum(len(cell.dataset.rows) for cell in todo),
+            )
+        )
+        manifest = _manifest(spec, plan)
+        if not todo and (known := _unchanged(directory, manifest)) is not None:
+            if not (directory / PUBLISHED).exists():
+                observers.notify(events.RunEnd(known, directory, spec))
+            return Run(known, directory, computed=0)
+        observers.notify(events.RunStart(spec.name, directory))
+        failures = _Runner(spec, plan, store, observers).run() if todo else []
+        results = _report(spec, registry, plan, store, failures, directory)
+        if not failures:
+            (directory / MANIFEST).write_text(manifest)
+    observers.notify(events.MetricsReady(results))
+    observers.notify(events.RunEnd(results, directory, spec))
+    return Run(results, directory, computed=len(todo))
+
+
+def _refuse_import_by_worker() -> None:
+    # A worker imports the script that started it; were that to run the experiment again, it
+    # would wait for the cells that its parent holds.
+    if multiprocessing.current_process().name.startswith(WORKER):
+        raise RunError(
+            "run() was called while a worker process imported this script; put the call under "
+            "`if __name__ == '__main__':`, or use `execution: {executor: inline}`"
+        )
+
+
+class _Runner:
+    """Computes the cells of a plan that are not in the store, and is the only one who writes."""
+
+    def __init__(
+        self, spec: ExperimentSpec, plan: Plan, store: Store, observers: Observers
+    ) -> None:
+        self._spec = spec
+        self._plan = plan
+        self._store = store
+        self._observers = observers
+        self._cells = {cell.key: cell for cell in plan.cells}
+        self._labels = {
+            key: condition.label for condition, key in reversed(list(plan.named.items()))
+        }
+        self._failed: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> list[Failure]:
+        from stabfw.report.results import Failure
+
+        executor = self._executor()
+        told = False
+        while pending := self._pending():
+            tasks = self._claim(pending)
+            if tasks:
+                for message in executor.execute(tasks):
+                    self._handle(message)
+            elif self._pending():
+                if not told:
+                    log.warning("waiting for another stabfw that computes the same cells")
+                told = True
+                time.sleep(_POLL_S)
+        return [
+            Failure(condition, "failed", self._failed[key])
+            for condition, key in self._plan.named.items()
+            if key in self._failed
+        ]
+
+    def _executor(self) -> Executor:
+        from stabfw.execute import InlineExecutor, ProcessExecutor
+
+        execution = self._spec.execution
+        if execution.executor == "process":
+            return ProcessExecutor(self._spec.dump(), self._store.directory, execution.workers)
+        return InlineExecutor(self._store)
+
+    def _pending(self) -> list[str]:
+        return [
+            key
+            for key, cell in self._cells.items()
+            if key not in self._failed and not _done(self._store, cell)
+        ]
+
+    def _claim(self, pending: Sequence[str]) -> list[Task]:
+        from stabfw.execute import Task, Todo
+
+        tasks = []
+        for session in self._plan.sessions:
+            todo = {}
+            for cell in session.cells:
+                if cell.key not in pending:
+                    continue
+                if not self._store.claim(cell.key, cell.fields, self._labels[cell.key]):
+                    continue
+                committed = self._store.committed(cell.key)
+                left = tuple(i for i in range(len(cell.batches)) if i not in committed)
+                row = self._store.cell(cell.key)
+                if left:
+                    todo[cell.key] = Todo(left, row.weights if row and committed else "")
+                else:
+                    self._store.finish(cell.key)
+            if todo:
+                tasks.append(Task(session, todo))
+        return tasks
+
+    def _handle(self, message: Message) -> None:
+        from stabfw.execute import Batch, Ended, Started
+
+        cell, name = self._cells[message.key], self._labels[message.key]
+        if isinstance(message, Started):
+            if message.restart:
+                log.warning("%s: the weights came out differently than before; starting anew", name)
+                self._store.restart(message.key)
+            self._store.begin(message.key, message.weights, message.provenance)
+            done = sum(len(cell.batches[i]) for i in self._store.committed(message.key))
+            total = len(cell.dataset.rows)
+            self._observers.notify(events.CellStart(message.key, name, total, done))
+        elif isinstance(message, Batch):
+            self._store.commit_batch(
+                message.key,
+                message.number,
+                cell.dataset.scorer,
+                message.outcomes,
+                message.report,
+                message.seconds,
+            )
+            self._seconds[message.key] = self._seconds.get(message.key, 0.0) + message.seconds
+            count = len(message.outcomes)
+            self._observers.notify(events.Outcomes(message.key, name, count, message.seconds))
+        elif isinstance(message, Ended):
+            self._store.finish(message.key)
+            seconds = self._seconds.get(message.key, 0.0)
+            self._observers.notify(events.CellEnd(message.key, name, seconds))
+        else:
+            self._store.fail(message.key, message.reason)
+            self._failed[message.key] = message.reason
+            self._observers.notify(events.CellFailed(message.key, name, message.reason))
+
+
+def outcomes_of(directory: Path, registry: Registry | None = None) -> dict[Condition, Outcomes]:
+    """Return the outcomes of every finished cell of a run as tables, for `stabfw.metrics.pair`.
+
+    Args:
+        directory: What `run` wrote.
+        registry: Where plugins come from; all installed ones by default.
+
+    Raises:
+        StabfwError: If the run's spec, data or store cannot be read.
+    """
+    from stabfw.report.measure import load_outcomes
+
+    registry = registry or Registry()
+    spec = load_spec(directory / SPEC, registry)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        done = load_outcomes(plan, store)
+        return {c: done[key].table for c, key in plan.named.items() if key in done}
+
+
+def _report(
+    spec: ExperimentSpec,
+    registry: Registry,
+    plan: Plan,
+    store: Store,
+    failures: Iterable[Failure],
+    directory: Path,
+) -> Results:
+    from stabfw.report.measure import measure
+    from stabfw.report.write import write_report
+
+    measured = measure(
+        plan,
+        store,
+        name=spec.name,
+        spec_hash=spec.hash(),
+        estimand=spec.compare,
+        failures=failures,
+        metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
+    )
+    (directory / PUBLISHED).unlink(missing_ok=True)
+    write_report(measured, directory, spec.tracking.images)
+    return measured.results
+
+
+def _fit(fits: Sequence[Fit], store: Store) -> None:
+    from stabfw.execute.inputs import Inputs
+    from stabfw.execute.session import run_fit
+
+    inputs = Inputs()
+    for fit in fits:
+        log.info("fitting %s", fit.label)
+        store.put_artefact(fit.recipe, run_fit(fit, inputs))
+
+
+def _done(store: Store, cell: Cell) -> bool:
+    row = store.cell(cell.key)
+    return row is not None and row.status == "done"
+
+
+def _directory(spec: ExperimentSpec) -> Path:
+    directory = spec.runs / spec.name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / SPEC).write_text(to_yaml(spec), encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"{directory}: cannot write results there: {error.strerror or error}; choose another "
+            "place with `runs:` in the spec or --set runs=DIR"
+        ) from error
+    return directory
+
+
+def _manifest(spec: ExperimentSpec, plan: Plan) -> str:
+    """What results were made from, as text: the same text means the same results."""
+    content: Mapping[str, object] = {
+        "stabfw": version("stabfw"),
+        "spec": spec.hash(),
+        "cells": [[asdict(condition), key] for condition, key in plan.named.items()],
+        "scorers": sorted({cell.dataset.scorer for cell in plan.cells}),
+        "notices": plan.notices,
+        "unsupported": [[item.condition.label, item.reason] for item in plan.unsupported],
+    }
+    return json.dumps({"digest": digest(content), **content}, indent=1)
+
+
+def _unchanged(directory: Path, manifest: str) -> Results | None:
+    from stabfw.report.serialise import load_results
+
+    try:
+        same = (directory / MANIFEST).read_text() == manifest
+    except OSError:
+        return None
+    return load_results(directory / RESULTS) if same and (directory / RESULTS).exists() else None

@@ -1,0 +1,101 @@
+"""Turn the outcomes of two cells into stability numbers.
+
+Everything here is a pure function of NumPy arrays. Join two tables with `pair`, then ask for
+`stability_metrics`; the noise floor and what lies beyond it build on the same pairs. Names are
+loaded on first use, so importing this package costs nothing.
+
+Example:
+    >>> from stabfw.metrics import Outcomes, pair, stability_metrics
+    >>> base = Outcomes.from_columns(["q1", "q2"], answer=["A", "B"], correct=[True, True])
+    >>> fast = Outcomes.from_columns(["q2", "q1"], answer=["C", "A"], correct=[False, True])
+    >>> stability_metrics(pair(base, fast))["negative_flip_rate"].value
+    0.5
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .counts import Counts as Counts
+    from .intervals import Interval as Interval
+    from .intervals import bootstrap_interval as bootstrap_interval
+    from .intervals import clopper_pearson as clopper_pearson
+    from .intervals import design_effect as design_effect
+    from .intervals import korn_graubard as korn_graubard
+    from .intervals import mean_interval as mean_interval
+    from .intervals import newcombe_paired as newcombe_paired
+    from .intervals import paired_difference_interval as paired_difference_interval
+    from .intervals import proportion_interval as proportion_interval
+    from .intervals import wilson as wilson
+    from .pairs import Outcomes as Outcomes
+    from .pairs import PairingError as PairingError
+    from .pairs import Pairs as Pairs
+    from .pairs import Side as Side
+    from .pairs import pair as pair
+    from .stability import METRICS as METRICS
+    from .stability import Excess as Excess
+    from .stability import FlipCauses as FlipCauses
+    from .stability import MetricValue as MetricValue
+    from .stability import accuracy_did as accuracy_did
+    from .stability import by_slice as by_slice
+    from .stability import compression_specific_failure_rate as compression_specific_failure_rate
+    from .stability import correct_losses as correct_losses
+    from .stability import excess_correct_loss as excess_correct_loss
+    from .stability import excess_divergence as excess_divergence
+    from .stability import excess_per_instance as excess_per_instance
+    from .stability import flip_causes as flip_causes
+    from .stability import noise_floor as noise_floor
+    from .stability import perturbation_amplification as perturbation_amplification
+    from .stability import self_consistency as self_consistency
+    from .stability import stability_metrics as stability_metrics
+
+_HOME = {
+    "pairs": ("Outcomes", "PairingError", "Pairs", "Side", "pair"),
+    "counts": ("Counts",),
+    "intervals": (
+        "Interval",
+        "bootstrap_interval",
+        "clopper_pearson",
+        "design_effect",
+        "korn_graubard",
+        "mean_interval",
+        "newcombe_paired",
+        "paired_difference_interval",
+        "proportion_interval",
+        "wilson",
+    ),
+    "stability": (
+        "METRICS",
+        "Excess",
+        "FlipCauses",
+        "MetricValue",
+        "accuracy_did",
+        "by_slice",
+        "compression_specific_failure_rate",
+        "correct_losses",
+        "excess_correct_loss",
+        "excess_divergence",
+        "excess_per_instance",
+        "flip_causes",
+        "noise_floor",
+        "perturbation_amplification",
+        "self_consistency",
+        "stability_metrics",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{module}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_MODULE_OF))

@@ -1,0 +1,21 @@
+"""Spec to sessions and cells: what has to be computed, under which keys."""
+
+from stabfw.plan.cells import Cell, Fit, Member, Plan, Session, Unsupported, make_plan
+from stabfw.plan.conditions import Condition, Role
+from stabfw.plan.datasets import Dataset, Row
+from stabfw.plan.explain import explain
+
+__all__ = [
+    "Cell",
+    "Condition",
+    "Dataset",
+    "Fit",
+    "Member",
+    "Plan",
+    "Role",
+    "Row",
+    "Session",
+    "Unsupported",
+    "explain",
+    "make_plan",
+]

@@ -1,0 +1,538 @@
+"""The table of cells that a spec asks for, under content keys, grouped by loaded model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
+from typing import Any
+
+from stabfw.components import (
+    Accelerator,
+    Benchmark,
+    Component,
+    GenerationOptions,
+    Kind,
+    LoadRequest,
+    Model,
+    ModelInfo,
+    Perturbation,
+)
+from stabfw.errors import PluginError, SpecError
+from stabfw.plan.batches import Batches, batch_plan
+from stabfw.plan.conditions import BASELINE, CLEAN, Condition, Role
+from stabfw.plan.datasets import Dataset, Row, open_dataset
+from stabfw.plan.environment import environment
+from stabfw.registry import Registry
+from stabfw.spec import ExperimentSpec, components, label
+from stabfw.store import Store, digest
+
+_UNFITTED = "not fitted yet"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One accelerator of a stack.
+
+    Attributes:
+        type: Name of its plugin.
+        component: The accelerator.
+        origin: Name, distribution and version, for messages and provenance.
+        recipe: What its artefact is made from, as a hash; empty if it needs none.
+        artefact: Digest of the artefact, `not fitted yet`, or empty if it needs none.
+    """
+
+    type: str
+    component: Accelerator[Any]
+    origin: str
+    recipe: str = ""
+    artefact: str = ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What enters the key."""
+        return {**component_fields(self.type, self.component), "artefact": self.artefact}
+
+    @property
+    def transforms(self) -> bool:
+        """Whether it changes the model for good, so that the loaded model cannot be shared."""
+        return type(self.component).transform is not Accelerator.transform
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model under one stack answering one benchmark under one perturbation.
+
+    Attributes:
+        condition: Its names.
+        key: Hash of `fields`.
+        fields: Everything that can change an answer, as JSON-compatible values.
+        dataset: What is asked.
+        perturbations: Applied in order to every instance; empty for a clean cell.
+        seed: Seed of the perturbations.
+        members: The stack, first to last.
+        options: How answers are generated.
+        batches: The frozen batch plan.
+    """
+
+    condition: Condition
+    key: str
+    fields: Mapping[str, Any]
+    dataset: Dataset
+    perturbations: tuple[tuple[str, Perturbation[Any]], ...]
+    seed: int
+    members: tuple[Member, ...]
+    options: GenerationOptions
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class Session:
+    """Cells that one loaded model serves.
+
+    Attributes:
+        key: Hash of all that decides what the loaded model is.
+        label: Readable name.
+        model: The model.
+        info: What it was described as, to be held against what is loaded.
+        request: How to load it.
+        cells: Grouped by stack.
+    """
+
+    key: str
+    label: str
+    model: Model[Any]
+    info: ModelInfo
+    request: LoadRequest
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A calibration or training that has to run before cells can have their keys."""
+
+    recipe: str
+    label: str
+    model: Model[Any]
+    request: LoadRequest
+    member: Member
+    dataset: Dataset
+    instance_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A cell that cannot be run, and why."""
+
+    condition: Condition
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an experiment has to compute.
+
+    Attributes:
+        sessions: In the order in which they run, baselines first.
+        named: Key of every condition; two conditions that ask for the same share a key.
+        base_of: Key of each compared cell to the key of its baseline.
+        unsupported: Cells that cannot run.
+        fits: Calibrations to run first; afterwards the plan has to be made anew.
+        notices: Sentences for the user.
+    """
+
+    sessions: tuple[Session, ...]
+    named: Mapping[Condition, str]
+    base_of: Mapping[str, str]
+    unsupported: tuple[Unsupported, ...]
+    fits: tuple[Fit, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, each once."""
+        return tuple(cell for session in self.sessions for cell in session.cells)
+
+
+def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
+    """What of a component enters a key."""
+    return {
+        "type": kind,
+        "config": component.config.model_dump(mode="json", exclude={"type"}),
+        "behaviour": component.behaviour_version,
+        "content": dict(component.fingerprint()),
+    }
+
+
+def make_plan(spec: ExperimentSpec, registry: Registry, store: Store) -> Plan:
+    """Lay out the cells of an experiment and their keys. Loads no model.
+
+    Args:
+        spec: What the user asks for.
+        registry: Where components come from.
+        store: Holds the descriptions of data sets and the artefacts of earlier calibrations.
+
+    Returns:
+        The plan.
+
+    Raises:
+        SpecError: Two members of a stack change the same part of the model, or calibration
+            data shares an image with what is evaluated.
+        DataError: A model's or benchmark's files are missing or unreadable.
+    """
+    return _Planner(spec, registry, store).plan()
+
+
+@dataclass(frozen=True)
+class _Stack:
+    name: str
+    role: Role
+    members: tuple[tuple[str, Accelerator[Any]], ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    model: Model[Any]
+    request: LoadRequest
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class _Scenario:
+    dataset: Dataset
+    perturbation: str
+    perturbations: tuple[tuple[str, Perturbation[Any]], ...]
+    seed: int
+
+
+class _Planner:
+    def __init__(self, spec: ExperimentSpec, registry: Registry, store: Store) -> None:
+        self.spec = spec
+        self.registry = registry
+        self.store = store
+        self.notices: list[str] = []
+        self.unsupported: list[Unsupported] = []
+        self.fits: dict[str, Fit] = {}
+        self.sessions: dict[str, list[Cell]] = {}
+        self.loads: dict[str, tuple[_Model, LoadRequest, str]] = {}
+        self.named: dict[Condition, str] = {}
+        self.base_of: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        datasets = [self._dataset(config) for config in self.spec.benchmarks]
+        self.calibration = self._calibration(datasets)
+        scenarios = self._scenarios(datasets)
+        models = [self._model(config) for config in self.spec.models]
+        for model in models:
+            for scenario in scenarios:
+                self._baseline(model, model.request, scenario)
+        for model in models:
+            for stack in self._stacks(model):
+                for scenario in scenarios:
+                    self._compared(model, stack, scenario)
+        return Plan(
+            sessions=tuple(self._session(key, cells) for key, cells in self.sessions.items()),
+            named=self.named,
+            base_of=self.base_of,
+            unsupported=tuple(self.unsupported),
+            fits=tuple(self.fits.values()),
+            notices=tuple(dict.fromkeys(filter(None, self.notices))),
+        )
+
+    # What the spec names
+
+    def _dataset(self, config: Any) -> Dataset:
+        benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
+        self.notices.append(benchmark.notice)
+        return open_dataset(self.store, label(config), config.type, benchmark)
+
+    def _model(self, config: Any) -> _Model:
+        model = _as(Model, components(self.registry, Kind.MODEL, config))
+        self.notices.append(model.notice)
+        request = model.request()
+        return _Model(label(config), model, request, model.describe(request))
+
+    def _scenarios(self, datasets: Sequence[Dataset]) -> list[_Scenario]:
+        chains = [
+            (
+                label(item),
+                tuple(
+                    (c.type, _as(Perturbation, components(self.registry, Kind.PERTURBATION, c)))
+                    for c in item
+                ),
+            )
+            for item in self.spec.perturbations
+        ]
+        # Grouped by data set, so that each one is loaded once a session.
+        scenarios = []
+        for dataset in datasets:
+            scenarios.append(_Scenario(dataset, CLEAN, (), self.spec.seeds[0]))
+            scenarios += [
+                _Scenario(dataset, name, chain, seed)
+                for name, chain in chains
+                for seed in self.spec.seeds
+            ]
+        return scenarios
+
+    def _stacks(self, model: _Model) -> Iterable[_Stack]:
+        stacks = [
+            _Stack(
+                name,
+                Role.STACK,
+                tuple(
+                    (c.type, _as(Accelerator, components(self.registry, Kind.ACCELERATOR, c)))
+                    for c in configs
+                ),
+            )
+            for name, configs in self.spec.stacks.items()
+        ]
+        for stack in stacks:
+            _refuse_shared_slots(stack)
+        yield from stacks
+        controls = self.spec.controls
+        if controls.equal_budget:
+            yield from filter(None, map(self._equal_budget, stacks))
+        if controls.lossless:
+            other = "sdpa" if model.request.attention == "eager" else "eager"
+            member = self._accelerator("attention", {"implementation": other})
+            yield _Stack(f"attention-{other}", Role.LOSSLESS, (member,))
+
+    def _equal_budget(self, stack: _Stack) -> _Stack | None:
+        controls = [(member, member[1].control()) for member in stack.members]
+        if not any(control for _, control in controls):
+            return None
+        blind = "+".join(control[0] for _, control in controls if control)
+        members = tuple(
+            self._accelerator(*control) if control else member for member, control in controls
+        )
+        return _Stack(f"{blind}@{stack.name}", Role.EQUAL_BUDGET, members)
+
+    def _accelerator(self, kind: str, config: Mapping[str, Any]) -> tuple[str, Accelerator[Any]]:
+        cls = self.registry.load(Kind.ACCELERATOR, kind)
+        return kind, _as(Accelerator, cls(cls.config_cls(**config)))
+
+    # Cells
+
+    def _baseline(self, model: _Model, request: LoadRequest, scenario: _Scenario) -> str:
+        circumstance = _circumstance(model.request, request)
+        floor = self.spec.controls.noise_floor
+        keys = []
+        for repeat in range(1 + (floor.repeats if floor else 0)):
+            condition = Condition(
+                model=model.name,
+                stack=BASELINE,
+                benchmark=scenario.dataset.name,
+                perturbation=scenario.perturbation,
+                seed=scenario.seed,
+                role=Role.FLOOR if repeat else Role.BASELINE,
+                repeat=repeat,
+                circumstance=circumstance,
+            )
+            keys.append(self._cell(condition, model, request, (), scenario))
+        for key in keys[1:]:
+            self.base_of[key] = keys[0]
+        return keys[0]
+
+    def _compared(self, model: _Model, stack: _Stack, scenario: _Scenario) -> None:
+        request = reduce(lambda r, m: m[1].on_load(r), stack.members, model.request)
+        condition = Condition(
+            model=model.name,
+            stack=stack.name,
+            benchmark=scenario.dataset.name,
+            perturbation=scenario.perturbation,
+            seed=scenario.seed,
+            role=stack.role,
+        )
+        for kind, member in stack.members:
+            if reason := member.supports(model.info, model.request):
+                self.unsupported.append(Unsupported(condition, f"{kind}: {reason}"))
+                return
+        members = self._members(model, request, stack)
+        key = self._cell(condition, model, request, members, scenario)
+        base = model.request
+        if self.spec.compare == "matched":
+            base = _shared_circumstances(model.request, request, stack)
+        self.base_of[key] = self._baseline(model, base, scenario)
+
+    def _cell(
+        self,
+        condition: Condition,
+        model: _Model,
+        request: LoadRequest,
+        members: tuple[Member, ...],
+        scenario: _Scenario,
+    ) -> str:
+        generation = self.spec.generation
+        options = reduce(
+            lambda o, m: m.component.on_generate(o),
+            members,
+            GenerationOptions(generation.max_new_tokens, generation.top_tokens),
+        )
+        rows = scenario.dataset.rows
+        batches = batch_plan(rows, self.spec.batch_size, condition.repeat)
+        load = {
+            "model": _model_fields(model, request),
+            "load": {k: v for k, v in asdict(request).items() if k not in ("source", "revision")},
+            "environment": environment(request.device),
+        }
+        cell_fields = {
+            **load,
+            "stack": [member.fields for member in members],
+            "benchmark": {
+                "type": scenario.dataset.type,
+                "behaviour": scenario.dataset.benchmark.behaviour_version,
+                "inputs": scenario.dataset.inputs,
+            },
+            "perturbation": [component_fields(*item) for item in scenario.perturbations],
+            "seed": scenario.seed if scenario.perturbations else None,
+            "generation": asdict(options),
+            "batches": digest(batches),
+        }
+        cell = Cell(
+            condition=condition,
+            key=digest(cell_fields),
+            fields=cell_fields,
+            dataset=scenario.dataset,
+            perturbations=scenario.perturbations,
+            seed=scenario.seed,
+            members=members,
+            options=options,
+            batches=batches,
+        )
+        changed = [member.fields for member in members if member.transforms]
+        session = digest([load, changed])
+        names = "+".join(member.type for member in members if member.transforms)
+        self.loads.setdefault(session, (model, request, f"{model.name} {names}".strip()))
+        cells = self.sessions.setdefault(session, [])
+        if all(known.key != cell.key for known in cells):
+            cells.append(cell)
+        self.named[condition] = cell.key
+        return cell.key
+
+    def _session(self, key: str, cells: list[Cell]) -> Session:
+        model, request, name = self.loads[key]
+        circumstance = _circumstance(model.request, request)
+        return Session(
+            key=key,
+            label=f"{name} {circumstance}".strip(),
+            model=model.model,
+            info=model.info,
+            request=request,
+            cells=tuple(sorted(cells, key=lambda c: digest([m.fields for m in c.members]))),
+        )
+
+    # Calibration
+
+    def _calibration(self, evaluated: Sequence[Dataset]) -> tuple[Dataset, tuple[str, ...]] | None:
+        wanted = self.spec.calibration
+        if wanted is None:
+            return None
+        config = wanted.benchmark
+        component = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
+        benchmark = type(component)(component.config.model_copy(update={"split": wanted.split}))
+        dataset = open_dataset(
+            self.store, f"{label(config)} {wanted.split}", config.type, benchmark
+        )
+        rows = sorted(dataset.rows, key=lambda row: row.id)
+        random.Random(f"calibration {wanted.seed}").shuffle(rows)
+        chosen = rows[: wanted.limit]
+        _refuse_leak(chosen, evaluated)
+        return dataset, tuple(row.id for row in chosen)
+
+    def _members(self, model: _Model, request: LoadRequest, stack: _Stack) -> tuple[Member, ...]:
+        members: tuple[Member, ...] = ()
+        for kind, component in stack.members:
+            plugin = self.registry.find(Kind.ACCELERATOR, kind)
+            origin = f"{kind} ({plugin.distribution} {plugin.version})"
+            member = Member(kind, component, origin)
+            if component.needs_fit:
+                member = self._fitted(model, request, stack, member)
+            members = (*members, member)
+        return members
+
+    def _fitted(self, model: _Model, request: LoadRequest, stack: _Stack, member: Member) -> Member:
+        if self.calibration is None:
+            raise SpecError(
+                f"stack '{stack.name}': {member.type} has to be fitted to data; add to the spec\n"
+                "    calibration: {benchmark: NAME, split: train, limit: 64, seed: 0}"
+            )
+        dataset, ids = self.calibration
+        rows = {row.id: row for row in dataset.rows}
+        recipe = digest(
+            [
+                _model_fields(model, request),
+                asdict(request),
+                environment(request.device),
+                component_fields(member.type, member.component),
+                [[i, rows[i].prompt] for i in ids],
+            ]
+        )
+        artefact = self.store.artefact_digest(recipe) or _UNFITTED
+        member = replace(member, recipe=recipe, artefact=artefact)
+        if artefact == _UNFITTED:
+            self.fits[recipe] = Fit(
+                recipe=recipe,
+                label=f"{member.type} for {model.name}",
+                model=model.model,
+                request=request,
+                member=member,
+                dataset=dataset,
+                instance_ids=ids,
+            )
+        return member
+
+
+def _model_fields(model: _Model, request: LoadRequest) -> dict[str, Any]:
+    identity = dict(model.info.weights) or {"source": request.source, "revision": request.revision}
+    return {"family": model.info.family, "files": identity, "processor": model.info.processor}
+
+
+def _circumstance(plain: LoadRequest, request: LoadRequest) -> str:
+    return ", ".join(
+        str(getattr(request, field.name))
+        for field in fields(LoadRequest)
+        if getattr(request, field.name) != getattr(plain, field.name)
+    )
+
+
+def _shared_circumstances(plain: LoadRequest, request: LoadRequest, stack: _Stack) -> LoadRequest:
+    """The request of a baseline that differs from the stack in nothing but the acceleration."""
+    essential = {"source", "revision", "options"}.union(*(m.alters for _, m in stack.members))
+    shared = {
+        field.name: getattr(request, field.name)
+        for field in fields(LoadRequest)
+        if field.name not in essential
+    }
+    return replace(plain, **shared)
+
+
+def _refuse_shared_slots(stack: _Stack) -> None:
+    owner: dict[str, str] = {}
+    for kind, member in stack.members:
+        for slot in sorted(member.occupies):
+            if slot in owner:
+                raise SpecError(
+                    f"stack '{stack.name}': {owner[slot]} and {kind} both change the {slot} of the "
+                    "model, so neither could be told from the other; use one of them"
+                )
+            owner[slot] = kind
+
+
+def _refuse_leak(chosen: Sequence[Row], evaluated: Sequence[Dataset]) -> None:
+    seen = {image: d.name for d in evaluated for row in d.rows for image in row.images}
+    leaked = [(row, seen[image]) for row in chosen for image in row.images if image in seen]
+    if leaked:
+        row, name = leaked[0]
+        raise SpecError(
+            f"calibration: {len(leaked)} of {len(chosen)} instances share an image with the "
+            f"evaluated benchmark '{name}' (first: {row.question[:60]!r}); calibrate on another "
+            "split, or answers are tested on what the accelerator was fitted to"
+        )
+
+
+def _as(cls: type[Any], component: Any) -> Any:
+    if not isinstance(component, cls):
+        raise PluginError(f"{type(component).__qualname__} is not a {cls.__name__}")
+    return component

@@ -1,0 +1,161 @@
+"""What a benchmark holds: the facts about its instances that planning and measuring need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from stabfw.components import Benchmark, Instance, Prompt
+from stabfw.components.base import Component
+from stabfw.errors import DataError, SpecError
+from stabfw.store import Store, digest
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One instance without its pixels.
+
+    Attributes:
+        id: Identity of the question.
+        cluster: Instances with the same value are not independent.
+        kind: How the answer looks.
+        question: The user message as rendered from the clean instance.
+        references: Gold answers.
+        gold: The same, readable.
+        slices: Names under which results are broken down.
+        images: Digests of the pictures.
+        pixels: Number of pixels of all pictures together; 0 where they cannot be read.
+        prompt: Digest of pictures and message.
+    """
+
+    id: str
+    cluster: str
+    kind: str
+    question: str
+    references: tuple[str, ...]
+    gold: str
+    slices: Mapping[str, str]
+    images: tuple[str, ...]
+    pixels: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a benchmark as planned.
+
+    Attributes:
+        name: Name of the benchmark in results.
+        type: Name of its plugin.
+        benchmark: The component.
+        split: The split.
+        rows: Its instances, in order.
+    """
+
+    name: str
+    type: str
+    benchmark: Benchmark[Any]
+    split: str
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def inputs(self) -> str:
+        """Hash of everything that is asked; gold labels are not part of it."""
+        return digest([[row.id, row.prompt] for row in self.rows])
+
+    @cached_property
+    def scorer(self) -> str:
+        """Version of how answers are read and scored, gold labels included."""
+        gold = [[row.id, row.references] for row in self.rows]
+        return digest([self.type, self.benchmark.scorer_version, gold])[:16]
+
+
+def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset:
+    """Describe the instances of a benchmark, from the store where it is known to hold them.
+
+    Args:
+        store: Where descriptions are kept.
+        name: Name of the benchmark in results.
+        kind: Name of its plugin.
+        benchmark: The component.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: If the data is missing, not as expected, or has an instance twice.
+        SpecError: If the benchmark has no such split.
+    """
+    split = benchmark.config.split or benchmark.splits[0]
+    if split not in benchmark.splits:
+        raise SpecError(
+            f"benchmark '{name}' has no split '{split}'; it has {', '.join(benchmark.splits)}"
+        )
+    fingerprint = digest(
+        [
+            _FORMAT,
+            kind,
+            split,
+            benchmark.config.model_dump(mode="json"),
+            benchmark.behaviour_version,
+            dict(benchmark.fingerprint()),
+        ]
+    )
+    keeps = type(benchmark).fingerprint is not Component.fingerprint
+    if keeps and (content := store.dataset(fingerprint)) is not None:
+        rows = tuple(_row(item) for item in content)
+    else:
+        rows = tuple(_describe(benchmark, item) for item in benchmark.instances(split))
+        _check(name, rows)
+        if keeps:
+            store.put_dataset(fingerprint, [asdict(row) for row in rows])
+    return Dataset(name=name, type=kind, benchmark=benchmark, split=split, rows=rows)
+
+
+def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
+    text = benchmark.render(instance)
+    names = {choice.id: choice.text for choice in instance.choices}
+    gold = [f"{ref} ({names[ref]})" if ref in names else ref for ref in instance.references]
+    return Row(
+        id=instance.id,
+        cluster=instance.cluster_id,
+        kind=instance.kind.value,
+        question=text,
+        references=instance.references,
+        gold=" / ".join(gold),
+        slices=dict(instance.slices),
+        images=tuple(image.digest for image in instance.images),
+        pixels=_pixels(instance),
+        prompt=Prompt(instance.id, instance.images, text).digest,
+    )
+
+
+def _pixels(instance: Instance) -> int:
+    try:
+        return sum(
+            height * width for height, width, _ in (image.pixels.shape for image in instance.images)
+        )
+    except DataError:
+        return 0  # The executor records the unreadable image as an error of this instance.
+
+
+def _row(item: dict[str, Any]) -> Row:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
+    return Row(**values)
+
+
+def _check(name: str, rows: tuple[Row, ...]) -> None:
+    if not rows:
+        raise DataError(f"benchmark '{name}' has no instances")
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise DataError(
+                f"benchmark '{name}' has the instance {row.id} twice ({row.question[:60]!r}); "
+                "give `Instance.create` a native_id that tells them apart"
+            )
+        seen.add(row.id)

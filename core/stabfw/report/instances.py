@@ -1,0 +1,224 @@
+"""Every instance of a comparison as one table: what both sides answered, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stabfw.errors import RunError
+from stabfw.report.results import Change
+
+UNCHANGED = "none"
+_SLICE = "slice_"
+
+
+@dataclass(frozen=True)
+class AnswerGiven:
+    """What one side answered to one question.
+
+    Attributes:
+        text: The generated text.
+        answer: What was read out of it, empty if nothing.
+        status: `ok`, `invalid`, `empty`, `truncated`, `refusal`, `error` or `missing`.
+        correct: Whether it counts as right.
+        margin: Log-probability lead of the first token over the next, or None.
+        token_ids: The generated tokens; empty where they are not known.
+        visual_tokens: Visual tokens that each decoder layer saw; empty where not known.
+        latency_ms: Wall time, or None.
+    """
+
+    text: str
+    answer: str
+    status: str
+    correct: bool
+    margin: float | None = None
+    token_ids: tuple[int, ...] = ()
+    visual_tokens: tuple[int, ...] = ()
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """One instance of a comparison.
+
+    Attributes:
+        instance_id: Identity of the question.
+        cluster: Instances with the same value are not independent.
+        slices: The slices that it is in.
+        question: As it was asked, options included.
+        gold: The references, readable.
+        base: What the baseline answered.
+        variant: What the accelerated model answered.
+        kind: `none`, `negative`, `positive`, `wrong_churn` or `right_churn`.
+        cause: `semantic`, `format`, `truncation` or `error`; empty where nothing changed.
+        thumbnail: The image as the models saw it; empty if not wanted.
+    """
+
+    instance_id: str
+    cluster: str
+    slices: Mapping[str, str]
+    question: str
+    gold: str
+    base: AnswerGiven
+    variant: AnswerGiven
+    kind: str = UNCHANGED
+    cause: str = ""
+    thumbnail: bytes = field(default=b"", repr=False)
+
+    @property
+    def first_diverging_token(self) -> int | None:
+        """Position of the first token that differs; None if none does or tokens are unknown."""
+        ours, theirs = self.base.token_ids, self.variant.token_ids
+        if not ours or not theirs or ours == theirs:
+            return None
+        same = (a == b for a, b in zip(ours, theirs, strict=False))
+        return next((i for i, equal in enumerate(same) if not equal), min(len(ours), len(theirs)))
+
+
+def changes(rows: Iterable[InstanceRow]) -> list[Change]:
+    """Return the rows whose answer changed, ready for `flips_page`."""
+    return [
+        Change(
+            instance_id=row.instance_id,
+            question=row.question,
+            gold=row.gold,
+            base_text=row.base.text,
+            base_answer=row.base.answer,
+            variant_text=row.variant.text,
+            variant_answer=row.variant.answer,
+            kind=row.kind,
+            cause=row.cause,
+            base_margin=row.base.margin,
+            variant_margin=row.variant.margin,
+            slices=row.slices,
+            thumbnail=row.thumbnail,
+        )
+        for row in rows
+        if row.kind != UNCHANGED
+    ]
+
+
+def instances_parquet(rows: Sequence[InstanceRow], path: Path) -> None:
+    """Write a comparison as Parquet, one row an instance and one column a thing known of it.
+
+    Slices become columns `slice_<name>`, the sides `base_…` and `variant_…`.
+
+    Args:
+        rows: The instances.
+        path: The file; it appears whole or not at all.
+
+    Raises:
+        RunError: If pyarrow is not installed.
+        OSError: If it cannot be written.
+    """
+    pyarrow, parquet = _pyarrow()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = sorted({name for row in rows for name in row.slices})
+    table = pyarrow.Table.from_pylist([_flat(row, names) for row in rows], _schema(pyarrow, names))
+    temporary = path.with_suffix(".partial")
+    parquet.write_table(table, temporary, compression="zstd")
+    temporary.replace(path)
+
+
+def read_instances(path: Path) -> list[InstanceRow]:
+    """Read what `instances_parquet` wrote.
+
+    Raises:
+        RunError: If pyarrow is not installed.
+        OSError: If it cannot be read.
+    """
+    _, parquet = _pyarrow()
+    return [_row(flat) for flat in parquet.read_table(path).to_pylist()]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise RunError(
+            "tables of instances need pyarrow: install it with `pip install 'stabfw[mlflow]'`"
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+_SIDE = {
+    "text": "string",
+    "answer": "string",
+    "status": "string",
+    "correct": "bool_",
+    "margin": "float64",
+    "token_ids": "int32",
+    "visual_tokens": "int32",
+    "latency_ms": "float64",
+}
+_LISTS = ("token_ids", "visual_tokens")
+
+
+def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:
+    def side(prefix: str) -> list[Any]:
+        return [
+            (
+                f"{prefix}_{name}",
+                pyarrow.list_(getattr(pyarrow, kind)())
+                if name in _LISTS
+                else getattr(pyarrow, kind)(),
+            )
+            for name, kind in _SIDE.items()
+        ]
+
+    text = pyarrow.string()
+    return pyarrow.schema(
+        [
+            ("instance_id", text),
+            ("cluster", text),
+            *((_SLICE + name, text) for name in slices),
+            ("question", text),
+            ("gold", text),
+            ("kind", text),
+            ("cause", text),
+            *side("base"),
+            *side("variant"),
+            ("first_diverging_token", pyarrow.int32()),
+            ("thumbnail", pyarrow.binary()),
+        ]
+    )
+
+
+def _flat(row: InstanceRow, slices: Sequence[str]) -> dict[str, object]:
+    flat: dict[str, object] = {
+        "instance_id": row.instance_id,
+        "cluster": row.cluster,
+        "question": row.question,
+        "gold": row.gold,
+        "kind": row.kind,
+        "cause": row.cause,
+        "first_diverging_token": row.first_diverging_token,
+        "thumbnail": row.thumbnail,
+    }
+    flat |= {_SLICE + name: row.slices.get(name) for name in slices}
+    for prefix, side in (("base", row.base), ("variant", row.variant)):
+        flat |= {f"{prefix}_{name}": getattr(side, name) for name in _SIDE}
+    return flat
+
+
+def _row(flat: Mapping[str, Any]) -> InstanceRow:
+    def side(prefix: str) -> AnswerGiven:
+        values = {name: flat[f"{prefix}_{name}"] for name in _SIDE}
+        return AnswerGiven(**values | {name: tuple(values[name]) for name in _LISTS})
+
+    slices = {k.removeprefix(_SLICE): v for k, v in flat.items() if k.startswith(_SLICE)}
+    return InstanceRow(
+        instance_id=flat["instance_id"],
+        cluster=flat["cluster"],
+        slices={name: level for name, level in slices.items() if level is not None},
+        question=flat["question"],
+        gold=flat["gold"],
+        base=side("base"),
+        variant=side("variant"),
+        kind=flat["kind"],
+        cause=flat["cause"],
+        thumbnail=flat["thumbnail"],
+    )

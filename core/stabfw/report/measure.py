@@ -1,0 +1,351 @@
+"""Stored outcomes to results: join, count, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from stabfw.components import (
+    AnswerKind,
+    AnswerStatus,
+    Metric,
+    Prediction,
+    Score,
+)
+from stabfw.components.data import Answer
+from stabfw.execute.inputs import Inputs
+from stabfw.execute.session import read_answer
+from stabfw.metrics import (
+    Counts,
+    MetricValue,
+    Pairs,
+    by_slice,
+    compression_specific_failure_rate,
+    excess_divergence,
+    excess_per_instance,
+    flip_causes,
+    noise_floor,
+    pair,
+    perturbation_amplification,
+    proportion_interval,
+    stability_metrics,
+)
+from stabfw.metrics import Outcomes as Table
+from stabfw.plan import Cell, Condition, Plan, Role, Row
+from stabfw.plan.conditions import CLEAN
+from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
+from stabfw.store import Outcome, Store
+
+_SLICE_METRICS = (
+    "accuracy_base",
+    "accuracy_delta",
+    "divergence_ratio",
+    "negative_flip_rate",
+    "correct_loss_rate",
+)
+_COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
+
+
+@dataclass(frozen=True, eq=False)
+class CellOutcomes:
+    """Everything that a cell answered, by instance id."""
+
+    cell: Cell
+    predictions: Mapping[str, tuple[str, Prediction]]
+    scores: Mapping[str, tuple[Answer, Score]]
+
+    @cached_property
+    def table(self) -> Table:
+        """The outcomes as columns, one row a planned instance."""
+        rows = self.cell.dataset.rows
+        found = [self._outcome(row) for row in rows]
+        slices = {name: [row.slices.get(name) for row in rows] for name in _names(rows)}
+        return Table.from_columns(
+            [row.id for row in rows],
+            cluster=[row.cluster for row in rows],
+            input_hash=[prediction[0] for prediction, _, _ in found],
+            answer=[answer.value for _, answer, _ in found],
+            text=[prediction[1].text for prediction, _, _ in found],
+            status=[
+                answer.status.value if row.id in self.predictions else "missing"
+                for row, (_, answer, _) in zip(rows, found, strict=True)
+            ],
+            correct=[score.correct for _, _, score in found],
+            score=[score.value for _, _, score in found],
+            margin=[
+                np.nan if prediction[1].margin is None else prediction[1].margin
+                for prediction, _, _ in found
+            ],
+            slices=slices,
+        )
+
+    def _outcome(self, row: Row) -> tuple[tuple[str, Prediction], Answer, Score]:
+        if row.id not in self.predictions:
+            answer = Answer(None, AnswerKind(row.kind), AnswerStatus.ERROR)
+            return ("", Prediction(text="")), answer, Score(0.0, False)
+        return self.predictions[row.id], *self.scores[row.id]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Results together with the outcomes behind them.
+
+    Attributes:
+        results: The numbers.
+        outcomes: Outcomes of every finished cell, by key.
+        pairs: The joined outcomes of each comparison.
+    """
+
+    results: Results
+    outcomes: Mapping[str, CellOutcomes]
+    pairs: Mapping[Condition, Pairs] = field(default_factory=dict)
+
+
+def measure(
+    plan: Plan,
+    store: Store,
+    *,
+    name: str,
+    spec_hash: str,
+    estimand: str,
+    failures: Iterable[Failure] = (),
+    metrics: Sequence[tuple[str, Metric[Any]]] = (),
+) -> Measured:
+    """Compute the results of an experiment from the store alone.
+
+    Answers are read and scored anew where the store has no scores by the current scorer and
+    gold labels; no model is loaded for that.
+
+    Args:
+        plan: The cells and which baseline belongs to which.
+        store: Their outcomes.
+        name: Name of the experiment.
+        spec_hash: Hash of its spec.
+        estimand: `matched` or `deployed`.
+        failures: Cells that failed in this run.
+        metrics: Metric plugins with their names.
+
+    Returns:
+        Results and the outcomes behind them. Cells that are not finished are left out.
+    """
+    done = load_outcomes(plan, store)
+    measuring = _Measuring(plan, done, metrics)
+    comparisons = [
+        comparison
+        for condition in plan.named
+        if condition.role in _COMPARED and (comparison := measuring.compare(condition))
+    ]
+    results = Results(
+        name=name,
+        spec_hash=spec_hash,
+        estimand=estimand,
+        cells=tuple(
+            _cell_result(store, condition, done[key])
+            for condition, key in plan.named.items()
+            if key in done
+        ),
+        comparisons=tuple(comparisons),
+        failures=(
+            *failures,
+            *(Failure(item.condition, "unsupported", item.reason) for item in plan.unsupported),
+        ),
+        notices=(*plan.notices, *measuring.notices()),
+    )
+    return Measured(results, done, measuring.pairs)
+
+
+def load_outcomes(plan: Plan, store: Store) -> dict[str, CellOutcomes]:
+    """Return the outcomes of every finished cell of a plan, by key."""
+    inputs = Inputs()
+    return {
+        cell.key: _load(store, cell, inputs)
+        for cell in plan.cells
+        if (row := store.cell(cell.key)) is not None and row.status == "done"
+    }
+
+
+class _Measuring:
+    def __init__(
+        self,
+        plan: Plan,
+        done: Mapping[str, CellOutcomes],
+        metrics: Sequence[tuple[str, Metric[Any]]],
+    ) -> None:
+        self.plan = plan
+        self.done = done
+        self.metrics = metrics
+        self.pairs: dict[Condition, Pairs] = {}
+        self._floors: dict[str, tuple[list[Pairs], Metrics]] = {}
+        self._parser_first: set[str] = set()
+
+    def compare(self, condition: Condition) -> Comparison | None:
+        key = self.plan.named[condition]
+        base_key = self.plan.base_of[key]
+        if key not in self.done or base_key not in self.done:
+            return None
+        pairs = self._pair(condition)
+        repeats, floor = self._floor(base_key)
+        values = dict(stability_metrics(pairs))
+        if repeats:
+            values["excess_divergence"] = excess_divergence(pairs, repeats)
+        values |= self._beside_clean(condition, pairs, repeats)
+        for name, metric in self.metrics:
+            for item, value in metric.compute(pairs).items():
+                values[f"{name}.{item}"] = MetricValue(
+                    f"{name}.{item}", value, None, None, len(pairs), "plugin"
+                )
+        causes = flip_causes(pairs)
+        if causes.fix_the_parser_first:
+            self._parser_first.add(condition.label)
+        return Comparison(
+            key=key,
+            base_key=base_key,
+            condition=condition,
+            metrics=values,
+            floor=floor,
+            counts=Counts.of(pairs),
+            slices={name: _slice(pairs, name) for name in pairs.slices},
+            causes={
+                "semantic": causes.semantic,
+                "format": causes.format,
+                "truncation": causes.truncation,
+                "error": causes.error,
+            },
+            label_preserved=_label_preserved(self.done[key].cell),
+        )
+
+    def notices(self) -> list[str]:
+        return [
+            f"{label}: more than 20 % of the changed answers could not be read on one side; "
+            "mend how answers are read before reading these numbers"
+            for label in sorted(self._parser_first)
+        ]
+
+    def _pair(self, condition: Condition) -> Pairs:
+        if condition not in self.pairs:
+            key = self.plan.named[condition]
+            base = self.done[self.plan.base_of[key]]
+            self.pairs[condition] = pair(base.table, self.done[key].table)
+        return self.pairs[condition]
+
+    def _floor(self, base_key: str) -> tuple[list[Pairs], Metrics]:
+        if base_key not in self._floors:
+            repeats = [
+                pair(self.done[base_key].table, self.done[key].table)
+                for condition, key in self.plan.named.items()
+                if condition.role is Role.FLOOR
+                and self.plan.base_of[key] == base_key
+                and key in self.done
+            ]
+            self._floors[base_key] = (repeats, noise_floor(repeats) if repeats else {})
+        return self._floors[base_key]
+
+    def _beside_clean(
+        self, condition: Condition, pairs: Pairs, repeats: list[Pairs]
+    ) -> dict[str, MetricValue]:
+        clean = self._clean(condition)
+        if clean is None:
+            return {}
+        key = self.plan.named[clean]
+        base_key = self.plan.base_of[key]
+        if key not in self.done or base_key not in self.done:
+            return {}
+        clean_pairs = self._pair(clean)
+        found = {
+            "compression_specific_failure_rate": compression_specific_failure_rate(
+                clean_pairs, pairs
+            )
+        }
+        clean_repeats, _ = self._floor(base_key)
+        if repeats and clean_repeats:
+            found["perturbation_amplification"] = perturbation_amplification(
+                excess_per_instance(clean_pairs, clean_repeats),
+                excess_per_instance(pairs, repeats),
+            )
+        return found
+
+    def _clean(self, condition: Condition) -> Condition | None:
+        """The condition that differs in nothing but the perturbation, unless it is this one."""
+        for other in self.plan.named:
+            if other.perturbation == CLEAN != condition.perturbation and (
+                replace(other, perturbation="", seed=0)
+                == replace(condition, perturbation="", seed=0)
+            ):
+                return other
+        return None
+
+
+def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
+    predictions = store.predictions(cell.key)
+    scores = store.scores(cell.key, cell.dataset.scorer)
+    if missing := [i for i in predictions if i not in scores]:
+        store.put_scores(
+            cell.key,
+            cell.dataset.scorer,
+            [_score(cell, inputs, i, *predictions[i]) for i in missing],
+        )
+        scores = store.scores(cell.key, cell.dataset.scorer)
+    return CellOutcomes(cell, predictions, scores)
+
+
+def _score(
+    cell: Cell, inputs: Inputs, instance_id: str, input_hash: str, prediction: Prediction
+) -> Outcome:
+    instance = inputs.perturbed(cell, instance_id)
+    answer, score = read_answer(cell.dataset.benchmark, instance, prediction)
+    return Outcome(instance_id, input_hash, prediction, answer, score)
+
+
+def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> CellResult:
+    table = outcomes.table
+    row = store.cell(outcomes.cell.key)
+    assert row is not None
+    interval = proportion_interval(table.correct, table.cluster)
+    predictions = [prediction for _, prediction in outcomes.predictions.values()]
+    latency = [prediction.latency_ms for prediction in predictions]
+    visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
+    n = len(table)
+    return CellResult(
+        key=outcomes.cell.key,
+        condition=condition,
+        accuracy=MetricValue(
+            "accuracy",
+            float(np.mean(table.correct)),
+            interval.low,
+            interval.high,
+            n,
+            interval.method,
+        ),
+        report=row.report,
+        facts={
+            "instances": n,
+            "latency_ms_mean": float(np.mean(latency)) if latency else None,
+            "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
+            "seconds": row.seconds,
+            **row.provenance,
+        },
+    )
+
+
+def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
+    return {
+        level: {metric: values[metric] for metric in _SLICE_METRICS}
+        for level, values in by_slice(pairs, name, min_n=1, resamples=0).items()
+    }
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row.slices})
+
+
+def _label_preserved(cell: Cell) -> bool:
+    kinds = {AnswerKind(row.kind) for row in cell.dataset.rows}
+    return all(
+        perturbation.preserves_label(kind)
+        for _, perturbation in cell.perturbations
+        for kind in kinds
+    )

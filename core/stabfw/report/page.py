@@ -1,0 +1,243 @@
+"""The page of an experiment: what changed, beyond what noise, where, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stabfw.metrics.stability import PARSER_ALARM_SHARE, MetricValue
+from stabfw.report.forest import forest_svg, ordered
+from stabfw.report.layout import CELLS, FLIPS, slug
+from stabfw.report.results import CellResult, Comparison, Results, Role
+from stabfw.report.templates import render
+from stabfw.report.wording import (
+    ESTIMANDS,
+    beyond_floor,
+    interval,
+    is_control,
+    number,
+    percent,
+    points,
+    value_of,
+)
+
+
+def report_page(results: Results) -> str:
+    """Make the page that shows an experiment's results.
+
+    It is self-contained but for its links to the pages of changed answers, which are relative
+    to the directory of the run.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The page as HTML.
+
+    Raises:
+        RunError: If jinja2 is not installed.
+    """
+    comparisons = ordered(results.comparisons)
+    return render(
+        "report.html.j2",
+        script="report.js",
+        results=results,
+        summary=summary(results),
+        stacks=[_line(c) for c in comparisons if not is_control(c)],
+        controls=[_line(c) for c in comparisons if is_control(c)],
+        forest=forest_svg(results) if comparisons else "",
+        slices=_slices([c for c in comparisons if not is_control(c)]),
+        cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
+        repeats=sum(cell.condition.role is Role.FLOOR for cell in results.cells),
+        several_places=len({(c.condition.model, c.condition.benchmark) for c in comparisons}) > 1,
+        estimand_means=ESTIMANDS.get(results.estimand, ""),
+    )
+
+
+def summary(results: Results) -> list[str]:
+    """Say in a few sentences what the results show; never that a stack is safe.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Sentences, the most important first.
+    """
+    stacks = [c for c in results.comparisons if not is_control(c)]
+    known = [c for c in stacks if value_of(c, "divergence_ratio") is not None]
+    if not known:
+        return ["No stack could be compared with its baseline, so nothing is known yet."]
+    sentences = [_spread(known)]
+    losing = [c for c in known if c.label_preserved and value_of(c, "correct_loss_rate")]
+    if losing:
+        worst = max(losing, key=lambda c: value_of(c, "correct_loss_rate") or 0.0)
+        sentences.append(_worst(worst))
+    sentences += _against_noise(known)
+    unreadable = sum(_parser_first(c) for c in known)
+    if unreadable:
+        sentences.append(
+            f"In {unreadable} of {len(known)} comparisons more than a fifth of the changes are "
+            "answers that could not be read: look at the parser before the numbers."
+        )
+    if results.failures:
+        n = len(results.failures)
+        sentences.append(f"{n} {'cell has' if n == 1 else 'cells have'} no outcome, see below.")
+    return sentences
+
+
+def _spread(known: Sequence[Comparison]) -> str:
+    changed = [value_of(c, "divergence_ratio") or 0.0 for c in known]
+    low, high = percent(min(changed)), percent(max(changed))
+    span = f"{high} of the answers" if low == high else f"{low} to {high} of the answers"
+    across = (
+        f" in {known[0].condition.stack} on {known[0].condition.perturbation} inputs"
+        if len(known) == 1
+        else f" across {len(known)} comparisons"
+    )
+    sentence = f"{span} changed{across}"
+    deltas = [
+        abs(d)
+        for c in known
+        if c.label_preserved and (d := value_of(c, "accuracy_delta")) is not None
+    ]
+    if deltas:
+        sentence += f", while accuracy moved by at most {number(max(deltas) * 100, 1)} points"
+    return sentence + "."
+
+
+def _worst(comparison: Comparison) -> str:
+    metric = comparison.metrics["correct_loss_rate"]
+    floor = comparison.floor.get("correct_loss_rate")
+    noise = (
+        f"; the baseline loses {percent(floor.value)} of its own from run to run"
+        if floor is not None and floor.value is not None
+        else ""
+    )
+    where = f"{comparison.condition.stack} on {comparison.condition.perturbation} inputs"
+    loss = f"{percent(metric.value)} {interval(metric)}".rstrip()
+    return f"The largest loss of right answers is {loss}, in {where}{noise}."
+
+
+def _against_noise(known: Sequence[Comparison]) -> list[str]:
+    judged = [beyond for c in known if (beyond := beyond_floor(c)) is not None]
+    if not judged:
+        return ["No noise floor was measured, so part of the change may be run-to-run noise."]
+    if all(judged):
+        return ["Every divergence lies beyond the noise floor."]
+    clear = sum(judged)
+    return [
+        f"{clear} of {len(judged)} divergences lie beyond the noise floor; the others cannot be "
+        "told apart from it with this many instances, which does not make them equal."
+    ]
+
+
+def _parser_first(comparison: Comparison) -> bool:
+    total = sum(comparison.causes.values())
+    return comparison.causes.get("format", 0) > PARSER_ALARM_SHARE * total
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A comparison as a row of a table; a cell of the table is its lines of text."""
+
+    comparison: Comparison
+    link: str
+    columns: tuple[tuple[str, ...], ...]
+
+
+def _line(comparison: Comparison) -> _Line:
+    metrics, floor = comparison.metrics, comparison.floor
+    unread = ("not read",)
+    read = comparison.label_preserved
+    changed, lost = "divergence_ratio", "correct_loss_rate"
+    return _Line(
+        comparison=comparison,
+        link=f"{CELLS}/{slug(comparison.condition)}/{FLIPS}",
+        columns=(
+            _difference(metrics.get("accuracy_delta")) if read else unread,
+            (*_share(metrics.get(changed)), *_noise(floor.get(changed))),
+            _difference(metrics.get("excess_divergence")),
+            (*_share(metrics.get(lost)), *_noise(floor.get(lost))) if read else unread,
+            (f"{comparison.counts.n:,}",),
+        ),
+    )
+
+
+def _share(metric: MetricValue | None) -> tuple[str, ...]:
+    return percent(None if metric is None else metric.value), interval(metric)
+
+
+def _difference(metric: MetricValue | None) -> tuple[str, ...]:
+    return points(None if metric is None else metric.value), interval(metric)
+
+
+def _noise(metric: MetricValue | None) -> tuple[str, ...]:
+    if metric is None or metric.value is None:
+        return ()
+    return (f"floor {percent(metric.value)} {interval(metric)}",)
+
+
+@dataclass(frozen=True)
+class _SliceTable:
+    """How the stacks do on each level of a slice; the longer of the two goes downwards."""
+
+    name: str
+    place: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+
+
+def _slices(comparisons: Sequence[Comparison]) -> list[_SliceTable]:
+    """Return one table per slice, benchmark and model."""
+    tables: dict[tuple[str, str], list[Comparison]] = {}
+    for c in comparisons:
+        for name in c.slices:
+            place = f"{c.condition.benchmark} · {c.condition.model}"
+            tables.setdefault((name, place), []).append(c)
+    found = []
+    for (name, place), members in tables.items():
+        levels = tuple(dict.fromkeys(level for c in members for level in c.slices[name]))
+        heads = tuple(f"{c.condition.stack}, {c.condition.perturbation}" for c in members)
+        grid = [tuple(_slice_cell(c, name, level) for level in levels) for c in members]
+        if len(levels) > len(members):
+            across, down, grid = heads, levels, list(zip(*grid, strict=True))
+        else:
+            across, down = levels, heads
+        found.append(_SliceTable(name, place, across, tuple(zip(down, grid, strict=True))))
+    return found
+
+
+def _slice_cell(comparison: Comparison, name: str, level: str) -> tuple[str, ...]:
+    metrics = comparison.slices[name].get(level)
+    if metrics is None or "divergence_ratio" not in metrics:
+        return ("too few",)
+    changed, lost = metrics["divergence_ratio"], metrics.get("correct_loss_rate")
+    lines = (percent(changed.value), f"{interval(changed)} n {changed.n}".strip())
+    if lost is None or not comparison.label_preserved:
+        return lines
+    return (*lines, f"lost {percent(lost.value)} {interval(lost)}")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell on its own: how accurate, and what it said of itself."""
+
+    result: CellResult
+    accuracy: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def _cell(cell: CellResult) -> _Cell:
+    facts = [(name, _fact(value)) for name, value in cell.official.items()]
+    facts += [(name, _fact(value)) for name, value in cell.facts.items()]
+    for member, said in cell.report.items():
+        facts += [(f"{member}: {name}", _fact(value)) for name, value in said.items()]
+    return _Cell(cell, _share(cell.accuracy), tuple(facts))
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, list | tuple):
+            return ", ".join(_fact(item) for item in value)
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

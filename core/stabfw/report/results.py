@@ -1,0 +1,141 @@
+"""The results of an experiment: what was compared, the numbers, and where the answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stabfw.metrics.counts import Counts
+from stabfw.metrics.stability import MetricValue
+from stabfw.plan.conditions import Condition, Role
+
+__all__ = [
+    "CellResult",
+    "Change",
+    "Comparison",
+    "Condition",
+    "Failure",
+    "Metrics",
+    "Results",
+    "Role",
+]
+
+Metrics = Mapping[str, MetricValue]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One finished cell.
+
+    Attributes:
+        key: Content key in the store.
+        condition: Its names.
+        accuracy: Share of correct answers with its interval.
+        official: The benchmark's own aggregates by name.
+        report: What each member of the stack reported of itself, by member.
+        facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
+    """
+
+    key: str
+    condition: Condition
+    accuracy: MetricValue
+    official: Mapping[str, float] = field(default_factory=dict)
+    report: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell beside its baseline.
+
+    Attributes:
+        key: Key of the cell.
+        base_key: Key of its baseline.
+        condition: Names of the cell.
+        metrics: Every metric with its interval: the stability metrics, and where a noise floor
+            was measured `excess_divergence`, where clean and perturbed cells exist
+            `perturbation_amplification`.
+        floor: The metrics of the baseline against itself in other batch compositions.
+        counts: The table that everything derives from.
+        slices: The main metrics by slice name and level.
+        causes: Number of changed answers by cause: semantic, format, truncation, error.
+        label_preserved: False where the perturbation may change the right answer of some
+            instances, so that only divergence is to be read.
+    """
+
+    key: str
+    base_key: str
+    condition: Condition
+    metrics: Metrics
+    floor: Metrics
+    counts: Counts
+    slices: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    causes: Mapping[str, int] = field(default_factory=dict)
+    label_preserved: bool = True
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without outcomes, and why: `failed` or `unsupported`."""
+
+    condition: Condition
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that came of an experiment.
+
+    Attributes:
+        name: The experiment's name.
+        spec_hash: Hash of the spec as resolved.
+        estimand: `matched` or `deployed`.
+        cells: Finished cells, baselines included.
+        comparisons: Each stack and control beside its baseline.
+        failures: Cells without outcomes.
+        notices: Sentences that every page made from these results must show.
+    """
+
+    name: str
+    spec_hash: str
+    estimand: str
+    cells: tuple[CellResult, ...]
+    comparisons: tuple[Comparison, ...]
+    failures: tuple[Failure, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One instance whose answer differs between baseline and stack, ready to be shown.
+
+    Attributes:
+        instance_id: Identity of the question.
+        question: As it was asked, options included.
+        gold: The references, readable.
+        base_text: What the baseline wrote.
+        base_answer: What was read out of it, empty if nothing.
+        variant_text: What the accelerated model wrote.
+        variant_answer: What was read out of it, empty if nothing.
+        kind: `negative` (right to wrong), `positive`, `wrong_churn`, `right_churn`.
+        cause: `semantic`, `format`, `truncation` or `error`.
+        base_margin: Log-probability lead of the baseline's first token over the next, or None.
+        variant_margin: The same of the accelerated model.
+        slices: The slices that the instance is in.
+        thumbnail: The image as the models saw it, as JPEG or PNG bytes; empty if not wanted.
+    """
+
+    instance_id: str
+    question: str
+    gold: str
+    base_text: str
+    base_answer: str
+    variant_text: str
+    variant_answer: str
+    kind: str
+    cause: str
+    base_margin: float | None
+    variant_margin: float | None
+    slices: Mapping[str, str]
+    thumbnail: bytes = b""

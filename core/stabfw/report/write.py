@@ -1,0 +1,129 @@
+"""The directory of a run: numbers, pages and tables that can be made anew at any time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from stabfw.components import Prediction
+from stabfw.components.data import Answer
+from stabfw.errors import DataError
+from stabfw.execute.inputs import Inputs
+from stabfw.report.flips import flips_page
+from stabfw.report.forest import forest_page, forest_svg
+from stabfw.report.instances import AnswerGiven, InstanceRow, changes, instances_parquet
+from stabfw.report.layout import (
+    CELLS,
+    CHANGES,
+    FLIPS,
+    FOREST,
+    FOREST_SVG,
+    INSTANCES,
+    REPORT,
+    RESULTS,
+    cell_directory,
+)
+from stabfw.report.measure import CellOutcomes, Measured
+from stabfw.report.page import report_page
+from stabfw.report.results import Change, Comparison
+from stabfw.report.serialise import save_results, write_atomic
+from stabfw.report.thumbnails import thumbnail
+
+
+def write_report(measured: Measured, directory: Path, images: str) -> None:
+    """Write pages and tables; `results.json` comes last, so its presence means all is there.
+
+    Args:
+        measured: Results and the outcomes behind them.
+        directory: The directory of the run; what an earlier run left there is replaced.
+        images: `none`, `thumbnails` or `full`: whether pictures are put into pages.
+    """
+    results = measured.results
+    (directory / RESULTS).unlink(missing_ok=True)
+    shutil.rmtree(directory / CELLS, ignore_errors=True)
+    inputs = Inputs()
+    tables = importlib.util.find_spec("pyarrow") is not None
+    for comparison in results.comparisons:
+        folder = cell_directory(directory, comparison.condition)
+        rows = list(_rows(measured, comparison, inputs, images))
+        changed = changes(rows)
+        page = flips_page("", comparison, changed, results.notices, results.estimand)
+        write_atomic(folder / FLIPS, page.encode())
+        write_atomic(folder / CHANGES, "".join(map(_line, changed)).encode())
+        if tables:
+            instances_parquet(rows, folder / INSTANCES)
+    write_atomic(directory / FOREST_SVG, forest_svg(results).encode())
+    write_atomic(directory / FOREST, forest_page(results).encode())
+    write_atomic(directory / REPORT, report_page(results).encode())
+    save_results(results, directory / RESULTS)
+
+
+def _rows(
+    measured: Measured, comparison: Comparison, inputs: Inputs, images: str
+) -> Iterator[InstanceRow]:
+    pairs = measured.pairs[comparison.condition]
+    base = measured.outcomes[comparison.base_key]
+    variant = measured.outcomes[comparison.key]
+    row_of = {row.id: row for row in variant.cell.dataset.rows}
+    for place, instance_id in enumerate(pairs.instance_id.tolist()):
+        row = row_of[instance_id]
+        kind = str(pairs.kind[place])
+        changed = kind != "none"
+        question, picture = row.question, b""
+        if changed:
+            question, picture = _shown(variant, inputs, instance_id, images)
+        yield InstanceRow(
+            instance_id=instance_id,
+            cluster=row.cluster,
+            slices=row.slices,
+            question=question,
+            gold=row.gold,
+            base=_given(base, instance_id),
+            variant=_given(variant, instance_id),
+            kind=kind,
+            cause=str(pairs.cause[place]) if changed else "",
+            thumbnail=picture,
+        )
+
+
+def _shown(
+    outcomes: CellOutcomes, inputs: Inputs, instance_id: str, images: str
+) -> tuple[str, bytes]:
+    """The question as it was asked after perturbation, and its first picture."""
+    cell = outcomes.cell
+    instance = inputs.perturbed(cell, instance_id)
+    question = cell.dataset.benchmark.render(instance)
+    if images == "none" or not instance.images:
+        return question, b""
+    try:
+        pixels = instance.images[0].pixels
+    except DataError:
+        return question, b""
+    return question, thumbnail(pixels, 1024) if images == "full" else thumbnail(pixels)
+
+
+def _line(change: Change) -> str:
+    values = {key: value for key, value in asdict(change).items() if key != "thumbnail"}
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _given(outcomes: CellOutcomes, instance_id: str) -> AnswerGiven:
+    if instance_id not in outcomes.predictions:
+        return AnswerGiven(text="", answer="", status="missing", correct=False)
+    prediction: Prediction = outcomes.predictions[instance_id][1]
+    answer: Answer
+    answer, score = outcomes.scores[instance_id]
+    return AnswerGiven(
+        text=prediction.text or prediction.error,
+        answer=answer.value or "",
+        status=answer.status.value,
+        correct=score.correct,
+        margin=prediction.margin,
+        token_ids=prediction.token_ids,
+        visual_tokens=prediction.visual_tokens,
+        latency_ms=prediction.latency_ms,
+    )

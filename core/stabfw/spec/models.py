@@ -1,0 +1,267 @@
+"""What a user asks for: one experiment, with nothing left open.
+
+Paths are relative to the current directory, wherever the spec file is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from stabfw.spec.compose import (
+    AcceleratorChoice,
+    BenchmarkChoice,
+    MetricChoice,
+    ModelChoice,
+    PerturbationChoice,
+    label,
+)
+from stabfw.spec.problems import detail, failure, hinted
+
+T = TypeVar("T")
+
+#: The perturbation and the stack that need not be asked for.
+CLEAN = "clean"
+BASELINE = "baseline"
+
+# Strict, because `true` is an int to Python.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+
+
+class Section(BaseModel):
+    """Base of all parts of a spec."""
+
+    # Commands that need no spec should not pay for building its validators.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_fields(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise hinted(error, cls) from None
+
+
+class Calibration(Section):
+    """Data for accelerators that have to be fitted; never data that is evaluated."""
+
+    benchmark: BenchmarkChoice = Field(description="Where the data comes from.")
+    split: str = Field(default="train", description="Split of the benchmark.")
+    limit: Count = Field(default=64, description="Number of instances.")
+    seed: Seed = Field(default=0, description="Chooses the instances.")
+
+
+class NoiseFloor(Section):
+    """How often the baseline is compared with itself."""
+
+    repeats: Count = Field(default=3, description="Number of other batch compositions.")
+
+
+def _switch(value: object) -> object:
+    # `no` and `off` are text since YAML 1.2, but people still mean what they meant before.
+    if value in (False, "no", "off"):
+        return None
+    return {} if value is True else value
+
+
+def _or_switch(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "boolean"})
+
+
+class Controls(Section):
+    """Comparisons that show how to read the others. They decide nothing by themselves."""
+
+    noise_floor: Annotated[NoiseFloor | None, BeforeValidator(_switch)] = Field(
+        default=NoiseFloor(),
+        description="The baseline against itself in other batches; null for none.",
+        json_schema_extra=_or_switch,
+    )
+    equal_budget: bool = Field(
+        default=False,
+        description="Beside each accelerator, one that spends the same budget blindly.",
+    )
+    lossless: bool = Field(
+        default=False, description="A change that should alter nothing: another attention back end."
+    )
+
+
+class Generation(Section):
+    """How answers are generated: always greedily."""
+
+    max_new_tokens: Count = Field(default=16, description="Longest answer, in tokens.")
+    top_tokens: Count = Field(default=5, description="How many likely first tokens are recorded.")
+
+
+class Execution(Section):
+    """Where the models run."""
+
+    executor: Literal["inline", "process"] = Field(
+        default="inline", description="In this process, or in one process a loaded model."
+    )
+    workers: Count = Field(default=1, description="Number of processes at a time.")
+
+
+class Tracking(Section):
+    """What is logged to MLflow."""
+
+    uri: str | None = Field(
+        default="sqlite:///mlflow.db", description="MLflow tracking URI; null for no MLflow."
+    )
+    images: Literal["none", "thumbnails", "full"] = Field(
+        default="none", description="Whether pictures leave the store."
+    )
+
+
+def _listed(value: object) -> object:
+    members = value if isinstance(value, list | tuple) else (value,)
+    for member in members:
+        if (member.get("type") if isinstance(member, Mapping) else member) == CLEAN:
+            raise PydanticCustomError("clean", f"'{CLEAN}' is always included: leave it out")
+    return members
+
+
+def _not_baseline(name: str) -> str:
+    if name == BASELINE:
+        raise PydanticCustomError(
+            "baseline", f"'{BASELINE}' is the model without accelerators: choose another name"
+        )
+    return name
+
+
+def _or_single(schema: dict[str, Any]) -> None:
+    composition = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [composition["items"], composition]
+
+
+Composition = Annotated[
+    tuple[PerturbationChoice, ...],
+    Field(min_length=1, json_schema_extra=_or_single),
+    BeforeValidator(_listed),
+]
+Stack = Annotated[tuple[AcceleratorChoice, ...], Field(min_length=1)]
+StackName = Annotated[Name, AfterValidator(_not_baseline)]
+
+
+class ExperimentSpec(Section):
+    """An experiment: models × stacks × benchmarks × perturbations × seeds, and how to run it.
+
+    Make one with `load_spec` or `parse_spec`, which look plugins up.
+    """
+
+    stabfw: Literal[1] = Field(description="Version of this format.")
+    name: Name = Field(description="Name of the experiment and of its directory of results.")
+    models: tuple[ModelChoice, ...] = Field(
+        min_length=1, description="Models; `name:` tells two of one type apart."
+    )
+    stacks: Mapping[StackName, Stack] = Field(
+        default_factory=dict,
+        description="Accelerators to compare with the model alone: by name, a list each.",
+        json_schema_extra={"additionalProperties": False},
+    )
+    benchmarks: tuple[BenchmarkChoice, ...] = Field(
+        min_length=1, description="Questions to answer."
+    )
+    perturbations: tuple[Composition, ...] = Field(
+        default=(),
+        description="Changes of the inputs; a list inside the list is applied in its order.",
+    )
+    seeds: tuple[Seed, ...] = Field(
+        default=(0,), min_length=1, description="Seeds of the perturbations."
+    )
+    calibration: Calibration | None = Field(
+        default=None, description="Data for accelerators that have to be fitted."
+    )
+    controls: Controls = Field(
+        default=Controls(), description="Comparisons that put others in context."
+    )
+    compare: Literal["matched", "deployed"] = Field(
+        default="matched",
+        description="Whether the baseline runs under the stack's circumstances (only the "
+        "accelerator differs) or as it is served today (what changes if the stack is shipped).",
+    )
+    generation: Generation = Field(default=Generation(), description="How answers are generated.")
+    batch_size: Count = Field(
+        default=8, description="Instances in a batch; never changed silently."
+    )
+    metrics: tuple[MetricChoice, ...] = Field(
+        default=(), description="Metrics beyond the built-in ones."
+    )
+    execution: Execution = Field(default=Execution(), description="Where the models run.")
+    store: Path = Field(
+        default=Path(".stabfw/store"),
+        description="Where answers are kept, relative to the current directory.",
+    )
+    runs: Path = Field(
+        default=Path("runs"),
+        description="Where results are written, relative to the current directory.",
+    )
+    tracking: Tracking = Field(default=Tracking(), description="What is logged to MLflow.")
+
+    @field_validator("models")
+    @classmethod
+    def _models_differ(cls, models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
+        return _distinct(models, label, "model", "give it another `name`")
+
+    @field_validator("benchmarks", "perturbations", "metrics")
+    @classmethod
+    def _choices_differ(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _distinct(items, label, "entry", "leave one out")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[Seed, ...]) -> tuple[Seed, ...]:
+        return _distinct(seeds, str, "seed", "leave one out")
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as plain JSON-compatible values, defaults included; `parse_spec` takes it."""
+        plain = _type_first(self.model_dump(mode="json", by_alias=True))
+        assert isinstance(plain, dict)
+        return plain
+
+    def hash(self) -> str:
+        """sha256 of the spec as canonical JSON."""
+        text = json.dumps(self.dump(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _distinct(
+    items: tuple[T, ...], name: Callable[[T], str], what: str, remedy: str
+) -> tuple[T, ...]:
+    names = [name(item) for item in items]
+    again = [
+        detail((index,), "distinct", f"a second {what} '{own}': {remedy}", own)
+        for index, own in enumerate(names)
+        if own in names[:index]
+    ]
+    if again:
+        raise failure(*again)
+    return items
+
+
+def _type_first(value: object) -> object:
+    if isinstance(value, dict):
+        first = {"type": value["type"]} if "type" in value else {}
+        return {key: _type_first(item) for key, item in {**first, **value}.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_type_first(item) for item in value]
+    return value

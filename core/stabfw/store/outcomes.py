@@ -1,0 +1,383 @@
+"""The content-addressed store: SQLite, one transaction a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from stabfw.components.data import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    FinishReason,
+    Prediction,
+    Score,
+    TopToken,
+)
+from stabfw.errors import StoreError
+from stabfw.store.keys import canonical
+from stabfw.store.lease import Owner
+
+SCHEMA_VERSION = 1
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One instance's prediction in a cell, with the answer read out of it and its score."""
+
+    instance_id: str
+    input_hash: str
+    prediction: Prediction
+    answer: Answer
+    score: Score
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """What the store knows of a cell. `status` is `started`, `done` or `failed`."""
+
+    key: str
+    label: str
+    fields: Mapping[str, Any]
+    status: str
+    reason: str
+    weights: str
+    report: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+    seconds: float
+
+
+class Store:
+    """Outcomes of all experiments that share a directory.
+
+    A batch is in the store wholly or not at all, and stays there through a crash of the process
+    or of the machine. Readers never wait for writers.
+
+    Args:
+        directory: Where the store lies; made if it does not exist.
+
+    Raises:
+        StoreError: The directory cannot be written, lies on a network file system, or holds a
+            store of another schema.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "outcomes.sqlite"
+        self._me = Owner.me()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _refuse_network(directory)
+            # Two first users of one directory may arrive together; the second waits.
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            with self._transaction():
+                self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"{directory}: cannot use this directory as a store: {error}; "
+                "choose another one with `store:` in the spec or --set store=DIR"
+            ) from error
+
+    def close(self) -> None:
+        """Give up all leases and close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute(
+                "DELETE FROM leases WHERE boot=? AND pid=? AND started=?",
+                (self._me.boot, self._me.pid, self._me.started),
+            )
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Data sets and artefacts
+
+    def dataset(self, fingerprint: str) -> Any | None:
+        """Return what `put_dataset` kept under a fingerprint, or None."""
+        row = self._db.execute(
+            "SELECT content FROM datasets WHERE fingerprint=?", (fingerprint,)
+        ).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put_dataset(self, fingerprint: str, content: object) -> None:
+        """Keep a JSON-compatible description of a data set."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO datasets VALUES (?, ?)", (fingerprint, canonical(content))
+        )
+
+    def artefact(self, recipe: str) -> bytes | None:
+        """Return what `put_artefact` kept for a recipe, or None."""
+        row = self._db.execute("SELECT data FROM artefacts WHERE recipe=?", (recipe,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def artefact_digest(self, recipe: str) -> str | None:
+        """sha256 of the artefact of a recipe, or None while there is none."""
+        data = self.artefact(recipe)
+        return None if data is None else hashlib.sha256(data).hexdigest()
+
+    def put_artefact(self, recipe: str, data: bytes) -> None:
+        """Keep an artefact; the first one made from a recipe stays."""
+        self._db.execute("INSERT OR IGNORE INTO artefacts VALUES (?, ?)", (recipe, data))
+
+    # Cells
+
+    def cell(self, key: str) -> CellRow | None:
+        """Return what is known of a cell."""
+        row = self._db.execute("SELECT * FROM cells WHERE key=?", (key,)).fetchone()
+        return _cell(row) if row else None
+
+    def cells(self) -> Iterator[CellRow]:
+        """Yield all cells, in the order of their keys."""
+        for row in self._db.execute("SELECT * FROM cells"):
+            yield _cell(row)
+
+    def claim(self, key: str, fields: Mapping[str, Any], label: str) -> bool:
+        """Take a cell to work on it; False while another living process has it or it is done."""
+        with self._transaction():
+            status = self._db.execute("SELECT status FROM cells WHERE key=?", (key,)).fetchone()
+            if status and status[0] == "done":
+                return False
+            lease = self._db.execute(
+                "SELECT boot, pid, started, heartbeat FROM leases WHERE key=?", (key,)
+            ).fetchone()
+            if lease and Owner(*lease[:3]) != self._me and Owner(*lease[:3]).alive(lease[3]):
+                return False
+            self._db.execute(
+                "INSERT INTO cells (key, fields, label, status) VALUES (?, ?, ?, 'started') "
+                "ON CONFLICT (key) DO UPDATE SET status='started', reason=''",
+                (key, canonical(fields), label),
+            )
+            self._db.execute(
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?)",
+                (key, self._me.boot, self._me.pid, self._me.started, time.time()),
+            )
+            return True
+
+    def committed(self, key: str) -> frozenset[int]:
+        """Numbers of the batches of a cell that are in the store."""
+        rows = self._db.execute("SELECT number FROM batches WHERE key=?", (key,))
+        return frozenset(number for (number,) in rows)
+
+    def begin(self, key: str, weights: str, provenance: Mapping[str, Any]) -> None:
+        """Note what was observed when the cell's model was loaded."""
+        self._db.execute(
+            "UPDATE cells SET weights=?, provenance=? WHERE key=?",
+            (weights, canonical(provenance), key),
+        )
+
+    def restart(self, key: str) -> None:
+        """Forget all outcomes of a cell."""
+        with self._transaction():
+            for table in ("batches", "predictions", "scores"):
+                self._db.execute(f"DELETE FROM {table} WHERE key=?", (key,))
+
+    def commit_batch(
+        self,
+        key: str,
+        number: int,
+        scorer: str,
+        outcomes: Sequence[Outcome],
+        report: Mapping[str, Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        """Add a whole batch; adding it again changes nothing."""
+        with self._transaction():
+            added = self._db.execute("INSERT OR IGNORE INTO batches VALUES (?, ?)", (key, number))
+            if added.rowcount == 0:
+                return
+            self._db.executemany(
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_prediction_row(key, number, outcome) for outcome in outcomes],
+            )
+            self._put_scores(key, scorer, outcomes)
+            self._db.execute(
+                "UPDATE cells SET report=?, seconds=seconds+? WHERE key=?",
+                (canonical(report), seconds, key),
+            )
+            self._db.execute("UPDATE leases SET heartbeat=? WHERE key=?", (time.time(), key))
+
+    def finish(self, key: str) -> None:
+        """Mark a cell as done and give it up."""
+        self._end(key, "done", "")
+
+    def fail(self, key: str, reason: str) -> None:
+        """Mark a cell as failed and give it up; its batches stay for the next try."""
+        self._end(key, "failed", reason)
+
+    def release(self, key: str) -> None:
+        """Give a cell up unfinished."""
+        self._db.execute("DELETE FROM leases WHERE key=?", (key,))
+
+    # Outcomes
+
+    def predictions(self, key: str) -> dict[str, tuple[str, Prediction]]:
+        """Return input hash and prediction of every instance of a cell, by instance id."""
+        rows = self._db.execute(
+            "SELECT instance, input_hash, text, finish, error, latency_ms, detail "
+            "FROM predictions WHERE key=?",
+            (key,),
+        )
+        return {row[0]: (row[1], _prediction(row)) for row in rows}
+
+    def scores(self, key: str, scorer: str) -> dict[str, tuple[Answer, Score]]:
+        """Return answers and scores of a cell that a version of a scorer made, by instance id."""
+        rows = self._db.execute(
+            "SELECT instance, answer, kind, status, value, correct FROM scores "
+            "WHERE key=? AND scorer=?",
+            (key, scorer),
+        )
+        return {
+            instance: (
+                Answer(answer, AnswerKind(kind), AnswerStatus(status)),
+                Score(value, bool(correct)),
+            )
+            for instance, answer, kind, status, value, correct in rows
+        }
+
+    def put_scores(self, key: str, scorer: str, outcomes: Iterable[Outcome]) -> None:
+        """Add the scores that another version of a scorer gives."""
+        with self._transaction():
+            self._put_scores(key, scorer, outcomes)
+
+    # Internals
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _prepare(self) -> None:
+        tables = self._db.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+        if not tables:
+            script = files("stabfw.store").joinpath("schema.sql").read_text()
+            for statement in script.split(";"):
+                # executescript would end the transaction that keeps a second creator out.
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+            return
+        found = (
+            self._db.execute("SELECT value FROM meta WHERE name='schema'").fetchone()
+            if ("meta",) in tables
+            else None
+        )
+        if found != (str(SCHEMA_VERSION),):
+            what = f"schema {found[0]}" if found else "no stabfw schema"
+            raise StoreError(
+                f"{self.path}: this store has {what}; this stabfw reads schema {SCHEMA_VERSION}. "
+                "Use the stabfw that wrote it, or another directory (--set store=DIR)"
+            )
+
+    def _end(self, key: str, status: str, reason: str) -> None:
+        with self._transaction():
+            self._db.execute(
+                "UPDATE cells SET status=?, reason=? WHERE key=?", (status, reason, key)
+            )
+            self._db.execute("DELETE FROM leases WHERE key=?", (key,))
+
+    def _put_scores(self, key: str, scorer: str, outcomes: Iterable[Outcome]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    key,
+                    outcome.instance_id,
+                    scorer,
+                    outcome.answer.value,
+                    outcome.answer.kind.value,
+                    outcome.answer.status.value,
+                    outcome.score.value,
+                    int(outcome.score.correct),
+                )
+                for outcome in outcomes
+            ],
+        )
+
+
+def _prediction_row(key: str, number: int, outcome: Outcome) -> tuple[object, ...]:
+    prediction = outcome.prediction
+    detail = {
+        "token_ids": prediction.token_ids,
+        "logprobs": prediction.logprobs,
+        "top": [asdict(token) for token in prediction.top],
+        "visual_tokens": prediction.visual_tokens,
+    }
+    return (
+        key,
+        outcome.instance_id,
+        number,
+        outcome.input_hash,
+        prediction.text,
+        prediction.finish.value,
+        prediction.error,
+        prediction.margin,
+        prediction.latency_ms,
+        json.dumps(detail, separators=(",", ":")),
+    )
+
+
+def _prediction(row: tuple[Any, ...]) -> Prediction:
+    _, _, text, finish, error, latency_ms, detail = row
+    more = json.loads(detail)
+    return Prediction(
+        text=text,
+        token_ids=tuple(more["token_ids"]),
+        logprobs=tuple(more["logprobs"]),
+        top=tuple(TopToken(**token) for token in more["top"]),
+        finish=FinishReason(finish),
+        visual_tokens=tuple(more["visual_tokens"]),
+        latency_ms=latency_ms,
+        error=error,
+    )
+
+
+def _cell(row: tuple[Any, ...]) -> CellRow:
+    key, fields, label, status, reason, weights, report, provenance, seconds = row
+    return CellRow(
+        key=key,
+        label=label,
+        fields=json.loads(fields),
+        status=status,
+        reason=reason,
+        weights=weights,
+        report=json.loads(report),
+        provenance=json.loads(provenance),
+        seconds=seconds,
+    )
+
+
+def _refuse_network(directory: Path) -> None:
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return
+    real = directory.resolve()
+    best, kind = Path("/"), ""
+    for line in mounts:
+        _, point, this_kind, *_ = line.split()
+        mounted = Path(point.replace("\\040", " "))
+        if real.is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):
+            best, kind = mounted, this_kind
+    if kind in _NETWORK:
+        raise StoreError(
+            f"{directory}: this is on a network file system ({kind}), where SQLite can lose "
+            "data; put the store on a local disk with --set store=DIR and copy it afterwards"
+        )

@@ -1,0 +1,301 @@
+"""What is demanded of benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import combinations, islice
+from typing import Any
+
+from stabfw.components import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    Benchmark,
+    Component,
+    Instance,
+)
+from stabfw.errors import DataError
+from stabfw.testing.check import CheckError, NotApplicableError, require
+from stabfw.testing.elsewhere import asked
+from stabfw.testing.subject import Subject
+
+_COUNT = 48
+_PER_SPLIT = 200
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_JUNK = (
+    "",
+    " \n\t",
+    "zzxq vwkj",
+    "???",
+    "\x00\x07\ufffd",
+    "🦊🦊🦊",
+    "<image><image>",
+    "((([[[{{{",
+    "qz " * 30_000,
+    "1" * 100_000,
+)
+
+
+def check_stable_ids(subject: Subject) -> None:
+    """Fresh instances give the same unique ids in the same order, in any process."""
+    try:
+        ids = [instance.id for instance in _read(subject)]
+    except DataError as error:
+        raise CheckError(f"{subject} has no data to be checked with: {error}") from error
+    split = _split(subject)
+    require(bool(ids), f"{subject} has no instances in its split '{split}'")
+    require(all(ids), f"{subject} gives instances without an id: make them with Instance.create")
+    twice = sorted({item for item in ids if ids.count(item) > 1})
+    require(not twice, f"{subject} gives the id {twice[:1]} more than once; is native_id unique?")
+    require(
+        [instance.id for instance in _read(subject)] == ids,
+        f"{subject} gives other ids, or another order, when it is read again",
+    )
+    elsewhere = asked(_limited(subject), "ids", split=split, count=_COUNT).value
+    require(
+        elsewhere == ids,
+        f"{subject} gives other ids, or another order, in another process: sort what comes from "
+        "sets and directories",
+    )
+
+
+def check_limit(subject: Subject) -> None:
+    """`limit` is kept to; a smaller one gives the first instances, or a sample if it says so."""
+    ids = [instance.id for instance in _instances(subject)]
+    few = max(1, len(ids) // 2)
+    if few == len(ids):
+        raise NotApplicableError("one instance cannot be limited")
+    fewer = [i.id for i in islice(subject.make(limit=few).instances(_split(subject)), _COUNT)]
+    require(len(fewer) == few, f"{subject} gives {len(fewer)} instances where limit is {few}")
+    fields = subject.component_cls.config_cls.model_fields.values()
+    sampled = any("random" in (field.description or "") for field in fields)
+    require(
+        fewer == ids[:few] or sampled,
+        f"{subject} with limit={few} does not give the first {few} instances; if it draws them at "
+        "random, say so in the description of a config field",
+    )
+
+
+def check_one_picture_one_cluster(subject: Subject) -> None:
+    """Questions about one picture are in one cluster, since they are not independent."""
+    clusters: dict[str, str] = {}
+    for instance in _instances(subject):
+        for image in instance.images[:1]:
+            known = clusters.setdefault(image.digest, instance.cluster_id)
+            require(
+                known == instance.cluster_id,
+                f"{subject} puts one picture into the clusters {known!r} and "
+                f"{instance.cluster_id!r}: intervals would be too narrow",
+            )
+
+
+def check_gold_scores_full(subject: Subject) -> None:
+    """The gold answer, given as a model would, is read and scored as correct."""
+    benchmark = subject.make()
+    judged = 0
+    for instance in _instances(subject):
+        if not instance.references:
+            continue
+        judged += 1
+        scores = [
+            benchmark.score(benchmark.extract(text, instance), instance)
+            for text in _golden(instance)
+        ]
+        require(
+            any(score.correct and score.value == 1 for score in scores),
+            f"{subject}: none of {list(_golden(instance))} scores full for {instance.question!r}, "
+            f"whose references are {instance.references}",
+        )
+    if not judged:
+        raise NotApplicableError("its instances have no references")
+
+
+def check_missing_answer_scores_nothing(subject: Subject) -> None:
+    """What could not be read is not correct."""
+    benchmark = subject.make()
+    for instance in _instances(subject):
+        for status in (AnswerStatus.INVALID, AnswerStatus.EMPTY, AnswerStatus.TRUNCATED):
+            score = benchmark.score(Answer(None, instance.kind, status), instance)
+            require(
+                score.value == 0 and not score.correct,
+                f"{subject} scores an answer that is {status} with {score.value}",
+            )
+
+
+def check_extract_never_raises(subject: Subject) -> None:
+    """Any text is read as something; junk is never a choice, and neither yes nor no."""
+    benchmark = subject.make()
+    for instance in _instances(subject):
+        for text in _JUNK:
+            shown = repr(text[:20])
+            try:
+                answer = benchmark.extract(text, instance)
+            except Exception as error:
+                raise CheckError(f"{subject}: extract({shown}) raises {error!r}") from error
+            require(
+                isinstance(answer, Answer),
+                f"{subject}: extract({shown}) returns {type(answer).__name__}, not an Answer",
+            )
+            require(
+                (answer.value is None) == (answer.status is not AnswerStatus.OK),
+                f"{subject}: extract({shown}) has value {answer.value!r} with status "
+                f"{answer.status}; a value is there if and only if the status is ok",
+            )
+            guessed = (
+                instance.kind in (AnswerKind.CHOICE, AnswerKind.YES_NO)
+                and answer.status is AnswerStatus.OK
+            )
+            require(not guessed, f"{subject}: extract({shown}) guesses {answer.value!r}")
+
+
+def check_extract_and_score_pure(subject: Subject) -> None:
+    """Reading and scoring depend on nothing but their arguments, which stay as they were."""
+    benchmark = subject.make()
+    items = _instances(subject)
+    texts = ("zzxq", "A", "yes", *(text for item in items[:4] for text in _golden(item)))
+    before = [_told(item) for item in items]
+
+    def outcomes(reader: Benchmark[Any], of: Iterable[Instance]) -> list[Any]:
+        answers = [(reader.extract(text, item), item) for item in of for text in texts]
+        return [(answer, reader.score(answer, item)) for answer, item in answers]
+
+    first = outcomes(benchmark, items)
+    require(
+        outcomes(benchmark, items) == first and outcomes(subject.make(), items) == first,
+        f"{subject} reads or scores the same text differently the next time",
+    )
+    require(
+        [_told(item) for item in items] == before, f"{subject} changes an instance in scoring it"
+    )
+
+
+def check_letters_follow_the_order_shown(subject: Subject) -> None:
+    """A letter means the option in that place, also after the options were shuffled."""
+    benchmark = subject.make()
+    judged = 0
+    for instance in _instances(subject):
+        if benchmark.extract("A", instance).value not in {c.id for c in instance.choices}:
+            continue
+        judged += 1
+        shuffled = replace(instance, choices=instance.choices[::-1])
+        for shown in (instance, shuffled):
+            for letter, choice in zip(_LETTERS, shown.choices, strict=False):
+                value = benchmark.extract(letter, shown).value
+                require(
+                    value == choice.id,
+                    f"{subject} reads {letter!r} as {value!r} where {choice.id!r} is shown there",
+                )
+    if not judged:
+        raise NotApplicableError("it reads no letters of options")
+
+
+def check_render_is_pure_and_contains_question(subject: Subject) -> None:
+    """A prompt is the same each time, and holds the question and the options as they are."""
+    benchmark = subject.make()
+    for instance in _instances(subject):
+        # A perturbed question is what has to be asked.
+        for item in (instance, replace(instance, question="Zzxq " + instance.question)):
+            before = _told(item)
+            text = benchmark.render(item)
+            require(
+                isinstance(text, str)
+                and benchmark.render(item) == text
+                and subject.make().render(item) == text
+                and _told(item) == before,
+                f"{subject} renders {item.question!r} differently the next time",
+            )
+            parts = [item.question.strip(), *(choice.text for choice in item.choices)]
+            missing = [part for part in parts if part not in text]
+            require(not missing, f"{subject} renders a prompt without {missing[:1]}: {text!r}")
+
+
+def check_splits_share_no_image(subject: Subject) -> None:
+    """No picture is in two splits, so calibration cannot see what is evaluated."""
+    pictures: dict[str, set[str]] = {}
+    for split in subject.component_cls.splits:  # type: ignore[attr-defined]
+        component = subject.make(limit=_PER_SPLIT)
+        try:
+            items = list(islice(component.instances(split), _PER_SPLIT))
+        except DataError:
+            continue
+        pictures[split] = {image.digest for item in items for image in item.images}
+    if len(pictures) < 2:
+        raise NotApplicableError("it has fewer than two splits with data")
+    for one, other in combinations(pictures, 2):
+        shared = pictures[one] & pictures[other]
+        require(
+            not shared,
+            f"{subject}: {len(shared)} of {len(pictures[one])} pictures of the split '{one}' are "
+            f"in '{other}' too",
+        )
+
+
+def check_fingerprint(subject: Subject) -> None:
+    """It tells what its data is without being changed by reading it."""
+    component = subject.make()
+    if type(component).fingerprint is Component.fingerprint:
+        raise NotApplicableError("it does not override fingerprint(), so it is read for every plan")
+    try:
+        before = dict(component.fingerprint())
+        list(islice(component.instances(_split(subject)), _COUNT))
+    except DataError:
+        raise NotApplicableError("its data cannot be read: see check_stable_ids") from None
+    require(
+        dict(component.fingerprint()) == before,
+        f"fingerprint() of {subject} changes when its instances are read",
+    )
+
+
+def _limited(subject: Subject) -> Subject:
+    return replace(subject, config=subject.values(limit=_limit(subject)))
+
+
+def _limit(subject: Subject) -> int:
+    return min(_COUNT, subject.make().config.limit or _COUNT)
+
+
+def _split(subject: Subject) -> str:
+    benchmark = subject.make()
+    return str(benchmark.config.split or benchmark.splits[0])
+
+
+def _read(subject: Subject) -> Iterator[Instance]:
+    component = _limited(subject).make()
+    yield from islice(component.instances(_split(subject)), _COUNT)
+
+
+def _instances(subject: Subject) -> list[Instance]:
+    try:
+        return list(_read(subject))
+    except DataError:
+        raise NotApplicableError("its data cannot be read: see check_stable_ids") from None
+
+
+def _golden(instance: Instance) -> Iterator[str]:
+    for reference in instance.references:
+        for letter, choice in zip(_LETTERS, instance.choices, strict=False):
+            if choice.id == reference:
+                yield letter
+                yield choice.text
+        yield reference
+
+
+def _told(instance: Instance) -> Any:
+    pictures = [image.digest for image in instance.images]
+    return replace(instance, images=(), slices=dict(instance.slices)), pictures
+
+
+CHECKS = (
+    check_stable_ids,
+    check_limit,
+    check_one_picture_one_cluster,
+    check_gold_scores_full,
+    check_missing_answer_scores_nothing,
+    check_extract_never_raises,
+    check_extract_and_score_pure,
+    check_letters_follow_the_order_shown,
+    check_render_is_pure_and_contains_question,
+    check_splits_share_no_image,
+    check_fingerprint,
+)

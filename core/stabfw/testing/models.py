@@ -1,0 +1,192 @@
+"""What is demanded of models; they are loaded in float32."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from stabfw.components import FinishReason, GenerationOptions, LoadedModel, LoadRequest, Model
+from stabfw.registry.contract import listed
+from stabfw.testing.bench import OPTIONS, answers, difference, require_same_in_batches
+from stabfw.testing.check import NotApplicableError, require
+from stabfw.testing.elsewhere import asked
+from stabfw.testing.samples import prompts
+from stabfw.testing.subject import Subject
+
+_TOLERANCE = 1e-3
+
+
+def check_describe_is_light(subject: Subject) -> None:
+    """`request` and `describe` need no torch, and tell the same in any process."""
+    reply = asked(subject, "describe")
+    require(
+        not reply.heavy,
+        f"describing {subject} imports {listed(reply.heavy)}: read its config files instead",
+    )
+    model: Model[Any] = subject.make()
+    request = model.request()
+    here = {"request": asdict(request), "info": asdict(model.describe(request))}
+    require(
+        reply.value == json.loads(json.dumps(here)),
+        f"{subject} is described differently in another process: {_unequal(here, reply.value)}",
+    )
+
+
+def check_described_is_observed(subject: Subject) -> None:
+    """The loaded model is what was described, and was loaded as requested."""
+    with _opened(subject) as model:
+        info = subject.make().describe(model.request)
+        require(
+            model.info == info,
+            f"{subject} is described otherwise than it is: "
+            f"{_unequal(asdict(info), asdict(model.info))}",
+        )
+        require(
+            model.request == _request(subject.make()),
+            f"{subject} does not keep the request that it was loaded with",
+        )
+        anatomy = model.anatomy
+        require(
+            info.has_anatomy == (anatomy is not None),
+            f"{subject} is described with has_anatomy={info.has_anatomy}, but the loaded model "
+            f"{'states none' if anatomy is None else 'states one'}",
+        )
+        if anatomy is not None:
+            require(
+                info.layers == len(anatomy.layers),
+                f"{subject} is described with {info.layers} layers, but has {len(anatomy.layers)}",
+            )
+        counts = {count for answer in answers(model) for count in answer.visual_tokens}
+        if info.visual_tokens is not None and counts:
+            require(
+                counts == {info.visual_tokens},
+                f"{subject} is described with {info.visual_tokens} visual tokens, but reports "
+                f"{sorted(counts)}",
+            )
+
+
+def check_batch_equals_single(subject: Subject) -> None:
+    """Prompts in a padded batch are answered as they are one by one, each in its own row."""
+    with _opened(subject) as model:
+        encoded = model.encode(prompts())
+        require(
+            encoded.instance_ids == tuple(prompt.instance_id for prompt in prompts()),
+            f"{subject} encodes rows in another order than the prompts'",
+        )
+        together = model.generate(encoded, OPTIONS)
+        alone = [answer for prompt in prompts() for answer in answers(model, [prompt])]
+    require_same_in_batches(subject, together, alone, _TOLERANCE)
+
+
+def check_greedy_and_deterministic(subject: Subject) -> None:
+    """It answers with the most likely token, and the same to the last bit each time."""
+    with _opened(subject) as model:
+        first, second = answers(model), answers(model)
+    with _opened(subject) as model:
+        third = answers(model)
+    for again, when in ((second, "asked again"), (third, "loaded again")):
+        found = difference(first, again, ("first", f"when {when}"))
+        require(not found, f"{subject}: {found}")
+    for answer in first:
+        if answer.top and answer.token_ids:
+            require(
+                answer.token_ids[0] == answer.top[0].id,
+                f"{subject} answers {answer.text!r} with another first token than the most likely "
+                f"one, {answer.top[0].text!r}: decoding must be greedy",
+            )
+
+
+def check_predictions_complete(subject: Subject) -> None:
+    """Log-probabilities, likely tokens, visual tokens and the reason of ending are told."""
+    with _opened(subject) as model:
+        layers = model.info.layers if model.info.has_anatomy else None
+        answered = answers(model)
+        short = answers(model, options=GenerationOptions(max_new_tokens=1, top_tokens=3))
+    require(
+        len(answered) == len(short) == len(prompts()),
+        f"{subject} gives {len(answered)} predictions for {len(prompts())} prompts",
+    )
+    for answer in short:
+        require(
+            len(answer.token_ids) == 1 and len(answer.top) == 3,
+            f"{subject} gives {len(answer.token_ids)} tokens and {len(answer.top)} likely ones "
+            "where max_new_tokens is 1 and top_tokens 3",
+        )
+    for answer in answered:
+        told = f"{subject}, answer {answer.text!r}"
+        tokens, logprobs = answer.token_ids, answer.logprobs
+        require(
+            0 < len(tokens) == len(logprobs),
+            f"{told}: {len(tokens)} tokens, but {len(logprobs)} log-probabilities",
+        )
+        require(
+            all(math.isfinite(value) and value <= 0 for value in logprobs),
+            f"{told}: {logprobs} are no log-probabilities",
+        )
+        best = [token.logprob for token in answer.top]
+        require(
+            len(best) == OPTIONS.top_tokens and best == sorted(best, reverse=True),
+            f"{told}: `top` must hold {OPTIONS.top_tokens} tokens, best first, not {best}",
+        )
+        require(
+            answer.finish in (FinishReason.STOP, FinishReason.LENGTH)
+            and (answer.finish is FinishReason.STOP or len(tokens) == OPTIONS.max_new_tokens),
+            f"{told}: ended by {answer.finish} after {len(tokens)} of {OPTIONS.max_new_tokens} "
+            "tokens",
+        )
+        require(
+            layers is None or len(answer.visual_tokens) == layers,
+            f"{told}: visual tokens of {len(answer.visual_tokens)} layers, not of {layers}",
+        )
+
+
+def check_frees_on_exit(subject: Subject) -> None:
+    """Leaving the context frees the module, also after an error."""
+    for error in (None, _InjectedError()):
+        with suppress(_InjectedError), _opened(subject) as model:
+            if model.module is None:
+                raise NotApplicableError("it has no module")
+            module = weakref.ref(model.module)
+            answers(model, prompts()[:1])
+            if error is not None:
+                raise error
+        # The handle may outlive the context, but not what it held. An error holds its frames.
+        error = None
+        gc.collect()
+        require(module() is None, f"{subject} is still in memory after its context was left")
+
+
+class _InjectedError(Exception):
+    pass
+
+
+@contextmanager
+def _opened(subject: Subject) -> Iterator[LoadedModel]:
+    model: Model[Any] = subject.make()
+    with model.open(_request(model)) as loaded:
+        yield loaded
+
+
+def _request(model: Model[Any]) -> LoadRequest:
+    return replace(model.request(), dtype="float32")
+
+
+def _unequal(one: Any, other: Any) -> str:
+    keys = [key for key in one if one[key] != other.get(key)]
+    return "; ".join(f"{key}: {one[key]} and {other.get(key)}" for key in keys)[:300]
+
+
+CHECKS = (
+    check_describe_is_light,
+    check_described_is_observed,
+    check_batch_equals_single,
+    check_greedy_and_deterministic,
+    check_predictions_complete,
+    check_frees_on_exit,
+)

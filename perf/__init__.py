@@ -1,0 +1,1 @@
+"""Measures what the framework costs, as ratios within one run: `make perf`."""

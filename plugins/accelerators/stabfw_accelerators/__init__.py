@@ -1,0 +1,1 @@
+"""Built-in accelerators, one folder each, registered like any third party's."""

@@ -1,0 +1,61 @@
+"""Replace linear layers by those of the package `hqq`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+from stabfw.errors import UnsupportedError
+
+
+def quantize(
+    root: torch.nn.Module, linears: Mapping[str, torch.nn.Linear], bits: int, group_size: int
+) -> None:
+    """Quantize layers in place; the original weights are freed as it goes.
+
+    Args:
+        root: The module that holds them.
+        linears: The layers by dotted name.
+        bits: Bits per weight.
+        group_size: Weights of a row that share scale and zero point.
+
+    Raises:
+        UnsupportedError: If `group_size` does not divide the width of a layer. Nothing has been
+            changed then.
+    """
+    for name, linear in linears.items():
+        if linear.in_features % group_size:
+            raise UnsupportedError(
+                f"hqq: group_size {group_size} does not divide the {linear.in_features} inputs "
+                f"of {name}; choose one that does"
+            )
+    for name, linear in linears.items():
+        quantized = HQQLinear(
+            linear,
+            quant_config=BaseQuantizeConfig(nbits=bits, group_size=group_size, axis=1),
+            compute_dtype=linear.weight.dtype,
+            device=str(linear.weight.device),
+        )
+        # hqq keeps these in a plain dict, where no digest of the weights would see them.
+        for part in ("scale", "zero"):
+            quantized.register_buffer(part, quantized.meta[part], persistent=False)
+        parent, _, leaf = name.rpartition(".")
+        setattr(root.get_submodule(parent), leaf, quantized)
+
+
+def measure(root: torch.nn.Module | None) -> tuple[int, int, int]:
+    """Count the quantized layers of a model, and their bytes before and after.
+
+    Returns:
+        Layers; bytes of their weights in the dtype they are computed in; bytes that packed
+        weights, scales and zero points take now.
+    """
+    layers = [m for m in root.modules() if isinstance(m, HQQLinear)] if root is not None else []
+    before = sum(layer.meta["shape"].numel() * layer.compute_dtype.itemsize for layer in layers)
+    after = sum(
+        tensor.nbytes
+        for layer in layers
+        for tensor in (layer.W_q, layer.meta["scale"], layer.meta["zero"])
+    )
+    return len(layers), before, after

@@ -1,0 +1,1 @@
+"""Built-in benchmarks, one folder each, registered like any third party's."""

@@ -1,0 +1,120 @@
+"""Model `hf-vlm`: an image-text model in the Hugging Face format, from a directory or the hub."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field
+from stabfw.components import LoadedModel, LoadRequest, Model, ModelConfig, ModelInfo
+from stabfw.registry import hookimpl
+
+from stabfw_models.hf_vlm import devices, files
+
+__all__ = ["HfModel", "HfModelConfig", "HfVlm", "HfVlmConfig"]
+
+
+class HfModelConfig(ModelConfig):
+    """How to load a model with transformers."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="`auto`: the checkpoint's own on a GPU, float32 on the CPU."
+    )
+    attention: Literal["sdpa", "eager"] = Field(default="sdpa", description="Attention back end.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="`auto`: the GPU if there is one, else the CPU.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; OMP_NUM_THREADS, else 1, where not given."
+    )
+
+
+class HfVlmConfig(HfModelConfig):
+    """Config of `hf-vlm`."""
+
+    source: str = Field(
+        min_length=1, description="Directory or hub id, such as `llava-hf/llava-1.5-7b-hf`."
+    )
+    revision: str = Field(default="", description="Branch, tag or commit on the hub.")
+
+
+M = TypeVar("M", bound=HfModelConfig)
+
+
+class HfModel(Model[M]):
+    """Base of models that transformers loads with AutoModelForImageTextToText.
+
+    Images are prepared with the PIL back end whatever else is installed, prompts are left-padded
+    and the checkpoint's own chat template is used without a system prompt.
+
+    Only the CPU was run for the tests of this class; CUDA follows the same code.
+    """
+
+    @abstractmethod
+    def checkpoint(self) -> files.Checkpoint:
+        """Find the model's files.
+
+        Raises:
+            DataError: If they are not on this machine.
+        """
+
+    def request(self) -> LoadRequest:
+        """Resolve every `auto` from the checkpoint's config.json and the machine.
+
+        Raises:
+            DataError: If the checkpoint is missing.
+        """
+        checkpoint = self.checkpoint()
+        device = devices.resolve_device(self.config.device)
+        return LoadRequest(
+            source=checkpoint.name,
+            revision=checkpoint.revision,
+            dtype=devices.resolve_dtype(self.config.dtype, checkpoint.config(), device),
+            attention=self.config.attention,
+            device=device,
+            threads=devices.resolve_threads(self.config.threads),
+        )
+
+    def describe(self, request: LoadRequest) -> ModelInfo:
+        """Tell family, layers, visual tokens, file hashes and processor from the files."""
+        return files.describe(files.locate(request.source, request.revision))
+
+    def open(self, request: LoadRequest) -> AbstractContextManager[LoadedModel]:
+        """Load model and processor; leaving the context frees them.
+
+        Raises:
+            DataError: If files are missing or the checkpoint has no processor or chat template.
+            RunError: If the device is not there.
+        """
+        # transformers imports torchao where it is installed, which then complains of libraries
+        # for other hardware; what matters is raised as an error.
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from stabfw_models.hf_vlm.loaded import opened
+
+        return opened(request, files.locate(request.source, request.revision))
+
+
+class HfVlm(HfModel[HfVlmConfig]):
+    """Any image-text model in the Hugging Face format.
+
+    Token reduction and quantization work on the families in `files.ANATOMY_FAMILIES`; other
+    families answer questions, but state no anatomy.
+    """
+
+    config_cls: ClassVar[type[HfVlmConfig]] = HfVlmConfig
+
+    def checkpoint(self) -> files.Checkpoint:
+        """Find the directory, or the hub id in the Hugging Face cache."""
+        return files.locate(self.config.source, self.config.revision)
+
+
+@hookimpl
+def stabfw_register_models(register: Callable[[str, type[Model[Any]]], None]) -> None:
+    """Offer `hf-vlm`."""
+    register("hf-vlm", HfVlm)

@@ -1,0 +1,186 @@
+"""Find a checkpoint's files and tell from them, without torch, what the model is."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stabfw.components import ModelInfo, file_digest
+from stabfw.errors import DataError
+
+#: Families whose parts are where `loaded.find_anatomy` looks.
+ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
+_DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
+# The end tokens are read from generation_config.json, so it decides answers too.
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.*",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint lies on this machine.
+
+    Attributes:
+        folder: The directory with its files.
+        revision: The commit on the hub, empty for a local directory.
+        name: The hub id or the directory, for messages.
+    """
+
+    folder: Path
+    revision: str
+    name: str
+
+    def config(self) -> dict[str, Any]:
+        """Read `config.json`.
+
+        Raises:
+            DataError: If it is missing or is not JSON of an image-text model.
+        """
+        config = self.read_json("config.json")
+        if "model_type" not in config:
+            raise DataError(f"{self.name}: config.json names no `model_type`")
+        return config
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of its JSON files.
+
+        Raises:
+            DataError: If the file is missing or is not a JSON object.
+        """
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot read {name}: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(f"{self.name}: {name} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{self.name}: {name} does not hold a JSON object")
+        return content
+
+    def digests(self) -> dict[str, str]:
+        """Hash every file that decides the answers: weights, tokenizer, processor, configs.
+
+        Returns:
+            sha256 in hexadecimal by file name, sorted.
+
+        Raises:
+            DataError: If the weights are missing or not complete.
+        """
+        small = {path.name for pattern in _SMALL_FILES for path in self.folder.glob(pattern)}
+        try:
+            return {
+                name: file_digest(self.folder / name) for name in sorted({*small, *self._weights()})
+            }
+        except OSError as error:
+            raise DataError(
+                f"{self.name}: {Path(error.filename).name} is missing or unreadable; "
+                "the download may not be complete"
+            ) from error
+
+    def _weights(self) -> set[str]:
+        for single in ("model.safetensors", "pytorch_model.bin"):
+            index = f"{single}.index.json"
+            if (self.folder / single).exists():
+                return {single}
+            if (self.folder / index).exists():
+                return {index, *self.read_json(index).get("weight_map", {}).values()}
+        raise DataError(f"{self.name}: no weights (model.safetensors) in {self.folder}")
+
+
+def locate(source: str, revision: str) -> Checkpoint:
+    """Find a local directory, or a hub id in the Hugging Face cache. Nothing is downloaded.
+
+    Args:
+        source: A directory or a hub id such as `llava-hf/llava-1.5-7b-hf`.
+        revision: Branch, tag or commit on the hub; empty means `main`.
+
+    Raises:
+        DataError: If it is not on this machine; the message says how to download it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise DataError(f"{source}: no config.json in this directory, so it holds no model")
+        return Checkpoint(folder, "", source)
+    if not _HUB_ID.fullmatch(source):
+        raise DataError(f"{source}: neither a directory nor a hub id (`owner/name`)")
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError as error:
+        raise DataError(
+            f'{source}: hub ids need huggingface_hub: pip install "stabfw[hf]"'
+        ) from error
+    config = try_to_load_from_cache(source, "config.json", revision=revision or None)
+    if not isinstance(config, str):
+        at = f" --revision {revision}" if revision else ""
+        raise DataError(
+            f"{source}: not in the Hugging Face cache and no such directory; "
+            f"download it first: hf download {source}{at}"
+        )
+    return Checkpoint(Path(config).parent, Path(config).parent.name, source)
+
+
+def describe(checkpoint: Checkpoint) -> ModelInfo:
+    """Tell what a checkpoint is from its files.
+
+    Raises:
+        DataError: If files are missing or not readable.
+    """
+    config = checkpoint.config()
+    family = str(config["model_type"])
+    text = config.get("text_config") or config
+    layers = text.get("num_hidden_layers") or _DEFAULT_LAYERS.get(text.get("model_type", ""))
+    return ModelInfo(
+        family=family,
+        layers=layers,
+        visual_tokens=_clip_tokens(config) if family == "llava" else None,
+        has_anatomy=family in ANATOMY_FAMILIES,
+        weights=checkpoint.digests(),
+        processor=_processor(checkpoint),
+    )
+
+
+def processor_name(processor: str, image_processor: str) -> str:
+    """Name a processor and its image back end, which is always PIL here."""
+    plain = image_processor.removesuffix("Fast").removesuffix("Pil")
+    return f"{processor}/{plain}Pil"
+
+
+def _clip_tokens(config: dict[str, Any]) -> int | None:
+    vision = config.get("vision_config") or {}
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    if vision.get("model_type") != "clip_vision_model" or not size or not patch:
+        return None
+    keeps_cls = config.get("vision_feature_select_strategy", "default") == "full"
+    return int(size // patch) ** 2 + int(keeps_cls)
+
+
+def _processor(checkpoint: Checkpoint) -> str:
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if not (checkpoint.folder / name).exists():
+            continue
+        config = checkpoint.read_json(name)
+        image = config.get("image_processor") or config
+        kind = image.get("image_processor_type")
+        if kind:
+            return processor_name(config.get("processor_class") or "", kind)
+    raise DataError(
+        f"{checkpoint.name}: no image processor (processor_config.json or "
+        "preprocessor_config.json), so it cannot be asked about images"
+    )

@@ -1,0 +1,1 @@
+"""Reproduce the weights of the embedded model: architecture, data, training and evaluation."""

@@ -1,0 +1,271 @@
+"""Turn scenes and easy-VQA into training batches; every batch is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from stabfw_benchmarks.shapes import scenes
+from transformers import PreTrainedTokenizerFast
+
+from stabfw_models.tiny_llava.training.model import GRID, PATCH_SIZE, VISUAL_TOKENS
+
+SHORT_SUFFIX: Final = "\nAnswer the question using a single word or phrase."
+LETTER_SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
+KIND_MIX: Final = (
+    *("exist", "position", "count", "mc_count") * 3,
+    *("color", "shape", "largest", "mc_color", "mc_shape", "describe") * 2,
+)
+_SUFFIX_SHARE: Final = 0.07
+_EASY_SHARE: Final = 0.1
+_EASY_STREAM: Final = 9
+_VISION_STREAM_START: Final = 10_000_000
+_TOKENIZER_SCENES: Final = 1500
+_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question as the model reads it (choices and suffix included) and its answer."""
+
+    kind: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image and the questions that share it."""
+
+    pixels: Pixels
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class EasyVqa:
+    """One split of easy-VQA, by image."""
+
+    images: dict[int, Pixels]
+    turns: dict[int, tuple[Turn, ...]]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Several questions per image in one sequence, so that the image is computed once.
+
+    ``attention`` lets each question see the image and itself only; ``rows`` and ``columns`` point
+    at the positions that predict ``targets``.
+    """
+
+    input_ids: torch.Tensor
+    attention: torch.Tensor
+    position_ids: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+
+@dataclass(frozen=True)
+class VisionTargets:
+    """What the throw-away heads of stage 0 predict, for a batch of scenes."""
+
+    colors: torch.Tensor
+    shapes: torch.Tensor
+    presence: torch.Tensor
+
+
+@cache
+def load_easy_vqa(split: str) -> EasyVqa:
+    """Read easy-VQA (``"train"`` or ``"test"``) from the installed ``easy_vqa`` package."""
+    import easy_vqa
+
+    train = split == "train"
+    texts, answers, image_ids = (
+        easy_vqa.get_train_questions() if train else easy_vqa.get_test_questions()
+    )
+    paths = easy_vqa.get_train_image_paths() if train else easy_vqa.get_test_image_paths()
+    images = {i: np.asarray(Image.open(path).convert("RGB")) for i, path in paths.items()}
+    turns: dict[int, list[Turn]] = {}
+    for text, answer, image_id in zip(texts, answers, image_ids, strict=True):
+        turn = Turn(_easy_kind(text, answer), text, answer)
+        turns.setdefault(image_id, []).append(turn)
+    return EasyVqa(images, {image_id: tuple(items) for image_id, items in turns.items()})
+
+
+def tokenizer_corpus() -> Iterator[str]:
+    """Yield the texts the tokenizer is trained on; the same for every training seed."""
+    for index in range(_TOKENIZER_SCENES):
+        for question in scenes.questions(scenes.generate("train", index), 6):
+            yield question.text + scenes.render_choices(question.choices)
+            yield " " + question.answer
+    yield from (SHORT_SUFFIX, LETTER_SUFFIX)
+    for turns in load_easy_vqa("train").turns.values():
+        for turn in turns:
+            yield turn.prompt
+
+
+def scene_turn(question: scenes.Question, suffix: bool) -> Turn:
+    """Render a scene question as a prompt, with LLaVA's instruction suffix if asked for."""
+    prompt = question.text + scenes.render_choices(question.choices)
+    if suffix:
+        prompt += LETTER_SUFFIX if question.choices else SHORT_SUFFIX
+    return Turn(question.kind, prompt, question.answer)
+
+
+def language_rows(seed: int, step: int, progress: float, images: int, per_image: int) -> list[Row]:
+    """Draw the images and questions of one step of stage 1, about a tenth from easy-VQA.
+
+    The range of difficulties widens to the whole dial over the first third of the training:
+    the skills of a small model appear sooner on clear scenes.
+    """
+    easy = load_easy_vqa("train")
+    easy_ids = sorted(easy.turns)
+    hardest = min(1.0, 0.3 + 2.1 * progress)
+    rows = []
+    for slot in range(images):
+        index = step * images + slot
+        sequence = np.random.SeedSequence(seed, spawn_key=(_EASY_STREAM, index))
+        rng = np.random.Generator(np.random.PCG64(sequence))
+        if rng.random() < _EASY_SHARE:
+            image_id = easy_ids[int(rng.integers(len(easy_ids)))]
+            turns = easy.turns[image_id]
+            chosen = [turns[int(i)] for i in rng.permutation(len(turns))[:per_image]]
+            rows.append(Row(easy.images[image_id], tuple(chosen)))
+            continue
+        scene = scenes.generate("train", index, seed, 0.0, hardest)
+        asked = scenes.questions(scene, per_image, KIND_MIX)
+        suffixes = rng.random(len(asked)) < _SUFFIX_SHARE
+        turns = tuple(
+            scene_turn(question, bool(suffix) and question.kind != "describe")
+            for question, suffix in zip(asked, suffixes, strict=True)
+        )
+        rows.append(Row(scene.pixels, turns))
+    return rows
+
+
+def vision_scenes(seed: int, step: int, progress: float, images: int) -> list[scenes.Scene]:
+    """Draw the scenes of one step of stage 0."""
+    start = _VISION_STREAM_START + step * images
+    hardest = min(1.0, 0.4 + progress)
+    return [scenes.generate("train", start + i, seed, 0.0, hardest) for i in range(images)]
+
+
+def vision_targets(batch: Sequence[scenes.Scene]) -> VisionTargets:
+    """Label every patch with the object that fills most of it (0: none), and every scene."""
+    colors = torch.zeros(len(batch), GRID, GRID, dtype=torch.long)
+    shapes = torch.zeros_like(colors)
+    presence = torch.zeros(len(batch), len(scenes.SHAPES), len(scenes.COLORS))
+    edges = np.arange(GRID) * PATCH_SIZE
+    for number, scene in enumerate(batch):
+        most = np.full((GRID, GRID), 10.0)
+        for item in scene.objects:
+            color, shape = scenes.COLORS.index(item.color), scenes.SHAPES.index(item.shape)
+            wide = _overlap(edges, item.x - item.half_width, item.x + item.half_width)
+            high = _overlap(edges, item.y - item.half_height, item.y + item.half_height)
+            covered = high[:, None] * wide[None, :]
+            wins = torch.from_numpy(covered > most)
+            most = np.maximum(most, covered)
+            colors[number][wins] = 1 + color
+            shapes[number][wins] = 1 + shape
+            presence[number, shape, color] = 1.0
+    return VisionTargets(colors.flatten(1), shapes.flatten(1), presence.flatten(1))
+
+
+def to_pixel_values(images: Sequence[Pixels]) -> torch.Tensor:
+    """Normalise images as the CLIP image processor does: (images, 3, 64, 64)."""
+    scaled = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return (scaled - torch.tensor(_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(_CLIP_STD).view(3, 1, 1)
+
+
+class Packer:
+    """Tokenise and pack rows, in exactly the tokens the processor gives for each question."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        image = tokenizer.convert_tokens_to_ids("<image>")
+
+        @lru_cache(20_000)
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+        self._encode = encode
+        self._pad, self._end = tokenizer.pad_token_id, tokenizer.eos_token_id
+        self._assistant = self._encode("ASSISTANT:")
+        user, newline = self._encode("USER:"), self._encode("\n")
+        self.prefix = [tokenizer.bos_token_id, *user, *[image] * VISUAL_TOKENS, *newline]
+        self.image_start = 1 + len(user)
+
+    def question_ids(self, turn: Turn) -> list[int]:
+        """Tokens of a question, from behind the image up to where the answer begins."""
+        return [*self._encode(turn.prompt), *self._assistant]
+
+    def answer_ids(self, turn: Turn) -> list[int]:
+        """Tokens of an answer, with the end token."""
+        return [*self._encode(" " + turn.answer), self._end]
+
+    def pack(self, rows: Sequence[Row]) -> PackedBatch:
+        """Pack one sequence per row."""
+        sequences, segments, positions = [], [], []
+        where: list[tuple[int, int, int, float]] = []
+        start = len(self.prefix)
+        for number, row in enumerate(rows):
+            ids, segment, position = list(self.prefix), [0] * start, list(range(start))
+            for turn_number, turn in enumerate(row.turns, 1):
+                question, answer = self.question_ids(turn), self.answer_ids(turn)
+                for offset, (token, weight) in enumerate(
+                    zip(answer, _token_weights(turn.kind, len(answer)), strict=True)
+                ):
+                    where.append((number, len(ids) + len(question) - 1 + offset, token, weight))
+                ids += question + answer[:-1]
+                length = len(ids) - len(segment)
+                segment += [turn_number] * length
+                position += range(start, start + length)
+            sequences.append(ids)
+            segments.append(segment)
+            positions.append(position)
+        length = max(map(len, sequences))
+        segment_ids = _padded(segments, length, -1)
+        own = segment_ids[:, :, None] == segment_ids[:, None, :]
+        visible = own | (segment_ids[:, None, :] == 0)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        row_index, column, target, weight_list = zip(*where, strict=True)
+        return PackedBatch(
+            input_ids=_padded(sequences, length, self._pad),
+            attention=(visible & causal)[:, None],
+            position_ids=_padded(positions, length, 0),
+            rows=torch.tensor(row_index),
+            columns=torch.tensor(column),
+            targets=torch.tensor(target),
+            weights=torch.tensor(weight_list),
+        )
+
+
+def _token_weights(kind: str, length: int) -> list[float]:
+    # The end token is trivial; without a lower weight it would drown the token that decides.
+    inner = 1.0 if kind == "position" else 0.5
+    return [1.0] + [inner] * (length - 2) + [0.3]
+
+
+def _padded(lists: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    return torch.tensor([[*items, *[value] * (length - len(items))] for items in lists])
+
+
+def _overlap(edges: npt.NDArray[np.int64], low: float, high: float) -> npt.NDArray[np.float64]:
+    shared = np.minimum(edges + PATCH_SIZE, high) - np.maximum(edges, low)
+    covered: npt.NDArray[np.float64] = np.maximum(shared, 0.0)
+    return covered
+
+
+def _easy_kind(text: str, answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "easy_negated" if " not " in text or " no " in text else "easy_yes_no"
+    return "easy_color" if answer in scenes.COLORS else "easy_shape"

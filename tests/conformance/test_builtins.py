@@ -1,0 +1,41 @@
+"""Every built-in plugin keeps to every check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from stabfw.components import Accelerator, Kind
+from stabfw.registry import Registry
+from stabfw.testing import BoundCheck, parametrize_with_checks
+from stabfw_models.tiny_llava import WEIGHTS, TinyLlava, TinyLlavaConfig
+
+REGISTRY = Registry()
+BUILT_IN = [
+    (plugin.kind, plugin.name)
+    for plugin in REGISTRY.plugins()
+    if plugin.distribution == "stabfw" and plugin.kind is not None
+]
+#: What a plugin cannot be tried without.
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "hf-vlm": {"source": str(WEIGHTS)},
+}
+TINY = TinyLlava(TinyLlavaConfig(device="cpu", threads=1))
+
+
+@parametrize_with_checks(
+    [(kind, name, CONFIGS.get(name)) for kind, name in BUILT_IN], registry=REGISTRY, model=TINY
+)
+def test_conformance(check: BoundCheck) -> None:
+    check()
+
+
+@pytest.mark.parametrize("name", [name for kind, name in BUILT_IN if kind is Kind.ACCELERATOR])
+def test_accelerators_are_really_tried(name: str) -> None:
+    """A model that is not supported would make most checks of an accelerator inapplicable."""
+    cls = REGISTRY.load(Kind.ACCELERATOR, name)
+    accelerator = cls(cls.config_cls())
+    assert isinstance(accelerator, Accelerator)
+    request = TINY.request()
+    assert accelerator.supports(TINY.describe(request), request) is None

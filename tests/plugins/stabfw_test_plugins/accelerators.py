@@ -1,0 +1,126 @@
+"""Accelerators with one known property each."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+from stabfw.components import Accelerator, AcceleratorConfig, Artefact, Slot
+from stabfw.registry import hookimpl
+
+
+def _wrap_generate(model, patch, change):
+    def generate(original, encoded, options):
+        predictions = original(encoded, options)
+        return [change(i, p) for i, p in zip(encoded.instance_ids, predictions, strict=True)]
+
+    patch.wrap(model, "generate", generate)
+
+
+class PlantedConfig(AcceleratorConfig):
+    answers: dict[str, str] = Field({}, description="Instance id to the answer to give instead.")
+
+
+class Planted(Accelerator[PlantedConfig]):
+    """Changes exactly the answers that it is told to."""
+
+    config_cls = PlantedConfig
+    occupies = frozenset({Slot.DECODING})
+
+    def attach(self, model, artefact, patch):
+        answers = self.config.answers
+        _wrap_generate(
+            model, patch, lambda i, p: replace(p, text=answers[i]) if i in answers else p
+        )
+
+
+class PlainConfig(AcceleratorConfig):
+    pass
+
+
+class Leaky(Accelerator[PlainConfig]):
+    """Leaves a hook behind."""
+
+    config_cls = PlainConfig
+    occupies = frozenset({Slot.ATTENTION})
+
+    def attach(self, model, artefact, patch):
+        first = next(iter(model.module.children()))
+        first.register_forward_hook(lambda module, args, output: output)
+
+
+class Idle(Accelerator[PlainConfig]):
+    """Admits that it did nothing."""
+
+    config_cls = PlainConfig
+    occupies = frozenset({Slot.VISUAL_TOKENS})
+
+    def report(self, model):
+        return {"engaged": False, "kept": 64}
+
+
+class Half(Accelerator[PlainConfig]):
+    """Needs half precision as a circumstance; the acceleration itself does nothing to answers."""
+
+    config_cls = PlainConfig
+    occupies = frozenset({Slot.KV_CACHE})
+
+    def on_load(self, request):
+        return replace(request, dtype="bfloat16")
+
+
+class FittedConfig(AcceleratorConfig):
+    note: str = Field("", description="Enters the artefact.")
+
+
+class Fitted(Accelerator[FittedConfig]):
+    """Gives the answers that it saw most while it was fitted."""
+
+    config_cls = FittedConfig
+    occupies = frozenset({Slot.WEIGHTS})
+    needs_fit = True
+
+    def fit(self, model, data):
+        texts = [len(prompt.text) for prompt in data]
+        return Artefact(json.dumps([self.config.note, texts]).encode())
+
+    def attach(self, model, artefact, patch):
+        note, texts = json.loads(artefact.data)
+        _wrap_generate(model, patch, lambda i, p: replace(p, text=p.text if texts else note))
+
+
+class Picky(Accelerator[PlainConfig]):
+    config_cls = PlainConfig
+    occupies = frozenset({Slot.WEIGHTS})
+
+    def supports(self, info, request):
+        return f"works on llava only, this is {info.family}" if info.family != "llava" else None
+
+
+class FailingConfig(AcceleratorConfig):
+    flag: Path = Field(description="Fails while this file exists.")
+    exit: bool = Field(False, description="Whether to take the process down instead.")
+
+
+class Failing(Accelerator[FailingConfig]):
+    config_cls = FailingConfig
+    occupies = frozenset({Slot.DECODING})
+
+    def attach(self, model, artefact, patch):
+        def change(instance_id, prediction):
+            if self.config.flag.exists():
+                if self.config.exit:
+                    import os
+
+                    self.config.flag.unlink()
+                    os._exit(9)
+                raise ValueError("planted failure")
+            return prediction
+
+        _wrap_generate(model, patch, change)
+
+
+@hookimpl
+def stabfw_register_accelerators(register):
+    for cls in (Planted, Leaky, Idle, Half, Fitted, Picky, Failing):
+        register(cls.__name__.lower(), cls)

@@ -1,0 +1,84 @@
+"""`parrot`: a model without a network, whose answers follow from prompt, weights and dtype."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field
+from stabfw.components import (
+    Encoded,
+    GenerationOptions,
+    LoadedModel,
+    LoadRequest,
+    Model,
+    ModelConfig,
+    ModelInfo,
+    Prediction,
+    TopToken,
+    file_digest,
+)
+from stabfw.registry import hookimpl
+
+WORDS = ("yes", "no", "red", "blue", "2", "3", "A", "B", "top left", "circle")
+
+
+class ParrotConfig(ModelConfig):
+    weights: Path | None = Field(None, description="File whose content decides the answers.")
+    dtype: str = Field("float32", description="Enters the answers.")
+    delay_ms: float = Field(0, ge=0, description="Time that each batch takes.")
+    batch_sensitive: float = Field(
+        0, ge=0, le=1, description="Share of answers that depend on who shares the batch."
+    )
+
+
+class LoadedParrot(LoadedModel):
+    def __init__(self, config: ParrotConfig, info: ModelInfo, request: LoadRequest) -> None:
+        self.config, self.info, self.request = config, info, request
+        self.salt = f"{dict(info.weights)} {request.dtype}"
+
+    def encode(self, prompts):
+        return Encoded(
+            tuple(p.instance_id for p in prompts), {"digests": tuple(p.digest for p in prompts)}
+        )
+
+    def generate(self, encoded, options: GenerationOptions):
+        time.sleep(self.config.delay_ms / 1000)
+        company = "".join(sorted(encoded.inputs["digests"]))
+        return [self._answer(d, company, options) for d in encoded.inputs["digests"]]
+
+    def _answer(self, digest: str, company: str, options: GenerationOptions) -> Prediction:
+        draw = _number(digest)
+        seen = company if draw % 1000 < 1000 * self.config.batch_sensitive else ""
+        number = _number(self.salt + digest + seen)
+        text = WORDS[number % len(WORDS)][: options.max_new_tokens]
+        margin = (number // 1000 % 1000) / 250
+        top = (TopToken(0, text, -0.1), TopToken(1, "other", -0.1 - margin))
+        return Prediction(text, (0,), (-0.1,), top, latency_ms=0.1)
+
+
+class Parrot(Model[ParrotConfig]):
+    config_cls = ParrotConfig
+    notice = "The parrot is a test model."
+
+    def request(self) -> LoadRequest:
+        return LoadRequest(source="parrot", dtype=self.config.dtype)
+
+    def describe(self, request: LoadRequest) -> ModelInfo:
+        path = self.config.weights
+        weights = {"weights": file_digest(path)} if path else {"weights": "none"}
+        return ModelInfo(family="parrot", weights=weights, processor="parrot")
+
+    @contextmanager
+    def open(self, request: LoadRequest) -> Iterator[LoadedParrot]:
+        yield LoadedParrot(self.config, self.describe(request), request)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+@hookimpl
+def stabfw_register_models(register):
+    register("parrot", Parrot)

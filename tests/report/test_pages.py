@@ -1,0 +1,183 @@
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from drawn import HOSTILE, NOTICE, draw
+from stabfw.report.flips import MOST_SHOWN, flips_page
+from stabfw.report.forest import forest_page, forest_svg
+from stabfw.report.instances import changes
+from stabfw.report.page import report_page, summary
+from stabfw.report.results import Change
+from stabfw.report.wording import interval, number, percent, points
+
+
+@pytest.fixture(scope="module")
+def comparison(drawn):
+    return drawn.results.comparisons[0]
+
+
+@pytest.fixture(scope="module")
+def changed(drawn, comparison):
+    return changes(drawn.rows[comparison.condition])
+
+
+@pytest.fixture(scope="module")
+def page(comparison, changed):
+    return flips_page("", comparison, changed, [NOTICE, HOSTILE], "matched")
+
+
+def change(i: int, kind: str = "negative", **fields: object) -> Change:
+    known = {
+        "instance_id": f"q{i}",
+        "question": "What?",
+        "gold": "a",
+        "base_text": "a",
+        "base_answer": "a",
+        "variant_text": "b",
+        "variant_answer": "b",
+        "kind": kind,
+        "cause": "semantic",
+        "base_margin": float(i),
+        "variant_margin": None,
+        "slices": {},
+    }
+    return Change(**known | fields)
+
+
+def test_numbers_shown_are_the_numbers_given(page, comparison):
+    metrics = comparison.metrics
+    for name in ("divergence_ratio", "correct_loss_rate", "positive_flip_rate"):
+        assert percent(metrics[name].value) in page
+        assert interval(metrics[name]) in page
+    assert points(metrics["accuracy_delta"].value) in page
+    floor = comparison.floor["divergence_ratio"]
+    assert f"noise floor {percent(floor.value)} {interval(floor)}" in page
+
+
+def test_every_change_has_a_card_with_its_picture(page, changed):
+    assert page.count('<li class="change') == len(changed) == page.count('src="data:image/png')
+    for one in changed:
+        assert one.instance_id in page
+
+
+def test_filters_and_counts_are_there(page, changed):
+    for kind in {c.kind for c in changed}:
+        assert f'value="{kind}" checked' in page
+        assert f'data-count="kind:{kind}"' in page
+    assert 'data-slice="question"' in page
+    for name in ("text", "margin", "sort"):
+        assert f'name="{name}"' in page
+
+
+def test_notices_are_shown_and_escaped(page):
+    assert f"<p>{NOTICE}</p>" in page
+    assert "<p>&lt;script&gt;document.title" in page
+
+
+def test_hostile_texts_stay_text(comparison):
+    hostile = dict.fromkeys(("instance_id", "question", "gold", "base_text", "cause"), HOSTILE)
+    one = change(1, variant_answer=HOSTILE, slices={HOSTILE: HOSTILE}, **hostile)
+    page = flips_page(HOSTILE, comparison, [one], [], HOSTILE)
+    assert "<script>document" not in page
+    assert "<img src=x" not in page
+    assert page.count("<script>") == 1
+
+
+def test_pages_ask_for_nothing_from_outside(page, drawn):
+    for text in (page, report_page(drawn.results), forest_page(drawn.results)):
+        assert not re.findall(r'(?:src|href)="(?!data:|cells/)', text)
+        assert "url(" not in text
+        assert "@import" not in text
+        assert "localStorage" not in text
+    assert "default-src &#39;none&#39;" in page
+
+
+def test_no_change_makes_a_page_that_says_so(drawn):
+    lossless = next(c for c in drawn.results.comparisons if c.condition.stack == "sdpa")
+    page = flips_page("", lossless, changes(drawn.rows[lossless.condition]), [])
+    assert "No answer changed" in page
+    assert "<form" not in page
+    assert "lossless control" in page
+
+
+def test_a_flood_of_changes_is_cut_and_said(comparison):
+    many = [change(i, "positive") for i in range(MOST_SHOWN)] + [change(0)]
+    page = flips_page("", comparison, many, [])
+    assert f"{MOST_SHOWN} of {MOST_SHOWN + 1} changed answers are on this page" in page
+    assert 'data-kind="negative"' in page
+
+
+def test_raw_text_is_shown_where_it_says_more(comparison):
+    page = flips_page("", comparison, [change(1, base_text="The answer is a.")], [])
+    assert "The answer is a." in page
+    assert page.count('class="raw"') == 1
+
+
+def test_pages_without_right_and_wrong_say_so(comparison, drawn):
+    free = dataclasses.replace(comparison, label_preserved=False)
+    page = flips_page("", free, [change(1)], [])
+    assert "only whether answers changed is to be read" in page
+    assert "Right answers lost" not in page
+    results = dataclasses.replace(drawn.results, comparisons=(free,))
+    assert "not read" in report_page(results)
+    assert "not read" in forest_svg(results)
+
+
+def test_report_shows_every_number(drawn):
+    page = report_page(drawn.results)
+    for c in drawn.results.comparisons:
+        assert percent(c.metrics["divergence_ratio"].value) in page
+        assert percent(c.metrics["correct_loss_rate"].value) in page
+        assert points(c.metrics["accuracy_delta"].value) in page
+        assert f"{c.counts.n_changed} changes" in page
+    assert "int8 needs a CUDA device" in page
+    assert "matched comparison" in page
+    assert NOTICE in page
+
+
+def test_summary_names_the_worst_and_never_absolves(drawn):
+    text = " ".join(summary(drawn.results))
+    stacks = [c for c in drawn.results.comparisons if c.condition.role == "stack"]
+    worst = max(stacks, key=lambda c: c.metrics["correct_loss_rate"].value)
+    assert f"in {worst.condition.stack} on {worst.condition.perturbation} inputs" in text
+    assert percent(worst.metrics["correct_loss_rate"].value) in text
+    assert "safe" not in text
+    assert "1 cell has no outcome" in text
+
+
+def test_nothing_compared_is_a_report_too(drawn):
+    bare = dataclasses.replace(drawn.results, comparisons=())
+    assert "nothing is known yet" in report_page(bare)
+    assert "nothing is known yet" in report_page(dataclasses.replace(bare, cells=(), failures=()))
+    ET.fromstring(forest_svg(bare))
+
+
+def test_forest_is_well_formed_and_true(drawn):
+    root = ET.fromstring(forest_svg(drawn.results))
+    circles = [e for e in root.iter("{http://www.w3.org/2000/svg}circle") if e.get("r") == "4"]
+    drawn_points = 2 * len(drawn.results.comparisons) + 2
+    assert len(circles) == drawn_points
+    text = "".join(root.itertext())
+    for c in drawn.results.comparisons:
+        for name in ("divergence_ratio", "correct_loss_rate"):
+            metric = c.metrics[name]
+            assert f"{percent(metric.value)} {interval(metric)}" in text
+
+
+def test_forest_names_are_escaped():
+    results = draw(20, stacks=((HOSTILE, 0.2),)).results
+    ET.fromstring(forest_svg(results))
+    assert "<script>document" not in forest_page(results)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "–"), (-0.0001, "0.0"), (0.021, "+2.1"), (-0.021, "−2.1")]
+)
+def test_points_are_signed_unless_nil(value, shown):
+    assert points(value) == shown
+
+
+def test_numbers_never_show_a_negative_nought():
+    assert number(-0.001) == "0.00"
+    assert percent(1.0) == "100.0\u202f%"
