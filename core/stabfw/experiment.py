@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabfw.components import Kind
-from stabfw.errors import RunError
+from stabfw.errors import DataError, RunError
 from stabfw.execute.messages import WORKER
 from stabfw.plan import Cell, Condition, Fit, Plan, make_plan
 from stabfw.registry import Observers, Registry, events
@@ -241,6 +241,11 @@ def outcomes_of(directory: Path, registry: Registry | None = None) -> dict[Condi
 
     registry = registry or Registry()
     spec = load_spec(directory / SPEC, registry)
+    if not spec.store.is_dir():
+        raise RunError(
+            f"{directory}: its answers are in the store {spec.store}, which is not here; start "
+            "stabfw in the directory where the experiment was run"
+        )
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
         done = load_outcomes(plan, store)
@@ -317,7 +322,8 @@ def _unchanged(directory: Path, manifest: str) -> Results | None:
     from stabfw.report.serialise import load_results
 
     try:
-        same = (directory / MANIFEST).read_text() == manifest
-    except OSError:
-        return None
-    return load_results(directory / RESULTS) if same and (directory / RESULTS).exists() else None
+        if (directory / MANIFEST).read_text() == manifest:
+            return load_results(directory / RESULTS)
+    except (OSError, DataError):
+        pass  # They are made anew from the store.
+    return None

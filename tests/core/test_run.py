@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from stabfw.metrics import Outcomes, pair
 from stabfw.plan import Condition, Role, make_plan
 from stabfw.registry import Registry
 from stabfw.report.results import Comparison
+from stabfw.report.serialise import load_results
 from stabfw.spec import ExperimentSpec
 from stabfw.store import Store
 
@@ -158,10 +160,23 @@ def test_unreadable_image_is_an_error_on_both_sides_not_a_wrong_answer(
         benchmarks=[{"type": "questions", "path": str(questions), "broken": 3}],
         stacks={"none": [{"type": "planted"}]},
     )
-    comparison = only(run(spec, registry=registry), "none")
+    done = run(spec, registry=registry)
+    comparison = only(done, "none")
     assert comparison.metrics["coverage"].value == 0.97
     assert comparison.metrics["divergence_ratio"].n == 97
     assert comparison.counts.n_error_base == comparison.counts.n_error_variant == 3
+    assert {cell.unanswered for cell in done.results.cells} == {3}
+    (note,) = [n for n in done.results.notices if "could not be asked" in n]
+    assert re.search(r"broken-\d.png: not a readable image \(unknown format\); stabfw reads", note)
+
+
+def test_damaged_results_are_made_anew(make_spec: Make, registry: Registry) -> None:
+    spec = make_spec(stacks={"none": [{"type": "planted"}]})
+    first = run(spec, registry=registry)
+    (first.directory / "results.json").write_text("torn")
+    again = run(spec, registry=registry)
+    assert again.computed == 0
+    assert load_results(first.directory / "results.json") == again.results == first.results
 
 
 def test_failed_stack_costs_its_own_cells_only_and_is_tried_again(

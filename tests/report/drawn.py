@@ -221,7 +221,6 @@ def cell(condition: Condition, table: metrics.Outcomes) -> CellResult:
         key=key(condition),
         condition=condition,
         accuracy=accuracy,
-        official={"accuracy": accuracy.value or 0.0},
         report={condition.stack: {"bytes": 1_250_000}} if condition.role is Role.STACK else {},
         facts={"instances_per_second": 212.5, "torch": "2.13.0", "visual_tokens": [64, 32]},
     )

@@ -67,7 +67,7 @@ def command(baseline: str, variant: str, as_json: bool) -> None:
         how = "" if verified else " (pairing unverified)"
         console.print(metrics_table(f"{name}{how}: {len(pairs)} questions", metrics))
         if missing:
-            console.print(f"[yellow]{missing} questions have no answer on one side[/]")
+            console.print(f"[yellow]questions without an answer on one side: {missing}[/]")
         rows = list(zip(changed, *_answers(pairs), strict=True))
         for instance_id, before, after in rows[:20]:
             console.print(f"  {instance_id}: {before!r} → {after!r}", highlight=False)

@@ -35,8 +35,8 @@ def comparison_table(results: Results) -> Table:
     for several, name in ((several_models, "model"), (several_benchmarks, "benchmark")):
         if several:
             table.add_column(name)
-    table.add_column("stack")
-    table.add_column("perturbation")
+    table.add_column("stack", overflow="fold")
+    table.add_column("perturbation", overflow="fold")
     for name in ("acc Δ", "answers changed", "correct loss", "noise floor", "beyond floor"):
         table.add_column(name, justify="right", no_wrap=True)
     ordered = sorted(

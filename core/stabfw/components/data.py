@@ -102,15 +102,17 @@ def _read(path: Path) -> bytes:
 def _decode(data: bytes, where: str) -> Pixels:
     import numpy as np
     from PIL import Image as PillowImage
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         with PillowImage.open(io.BytesIO(data), formats=_FORMATS) as picture:
             upright = ImageOps.exif_transpose(picture)
             return np.asarray(upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        # Pillow names the stream that it was given, by its address.
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"{where}: not a readable image ({error}); stabfw reads {', '.join(_FORMATS)}"
+            f"{where}: not a readable image ({why}); stabfw reads {', '.join(_FORMATS)}"
         ) from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from stabfw.components import (
     AnswerKind,
     AnswerStatus,
+    FinishReason,
     Metric,
     Prediction,
     Score,
@@ -82,6 +83,15 @@ class CellOutcomes:
             ],
             slices=slices,
         )
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why instances could not be asked, by instance id."""
+        return {
+            instance_id: prediction.error
+            for instance_id, (_, prediction) in self.predictions.items()
+            if prediction.finish is FinishReason.ERROR
+        }
 
     def _outcome(self, row: Row) -> tuple[tuple[str, Prediction], Answer, Score]:
         if row.id not in self.predictions:
@@ -219,10 +229,21 @@ class _Measuring:
         )
 
     def notices(self) -> list[str]:
+        errors: dict[str, dict[str, str]] = {}
+        for outcomes in self.done.values():
+            errors.setdefault(outcomes.cell.dataset.name, {}).update(outcomes.errors)
         return [
-            f"{label}: more than 20 % of the changed answers could not be read on one side; "
-            "mend how answers are read before reading these numbers"
-            for label in sorted(self._parser_first)
+            *(
+                f"{name}: instances that could not be asked and enter no rate: {len(reasons)}; "
+                f"the first: {next(iter(reasons.values()))}"
+                for name, reasons in errors.items()
+                if reasons
+            ),
+            *(
+                f"{label}: more than 20 % of the changed answers could not be read on one side; "
+                "mend how answers are read before reading these numbers"
+                for label in sorted(self._parser_first)
+            ),
         ]
 
     def _pair(self, condition: Condition) -> Pairs:
@@ -320,6 +341,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             n,
             interval.method,
         ),
+        unanswered=len(outcomes.errors),
         report=row.report,
         facts={
             "instances": n,

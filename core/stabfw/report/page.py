@@ -228,7 +228,7 @@ class _Cell:
 
 
 def _cell(cell: CellResult) -> _Cell:
-    facts = [(name, _fact(value)) for name, value in cell.official.items()]
+    facts = [("unanswered", _fact(cell.unanswered))] if cell.unanswered else []
     facts += [(name, _fact(value)) for name, value in cell.facts.items()]
     for member, said in cell.report.items():
         facts += [(f"{member}: {name}", _fact(value)) for name, value in said.items()]

@@ -31,7 +31,7 @@ class CellResult:
         key: Content key in the store.
         condition: Its names.
         accuracy: Share of correct answers with its interval.
-        official: The benchmark's own aggregates by name.
+        unanswered: Number of instances that could not be asked; they count as not correct.
         report: What each member of the stack reported of itself, by member.
         facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
     """
@@ -39,7 +39,7 @@ class CellResult:
     key: str
     condition: Condition
     accuracy: MetricValue
-    official: Mapping[str, float] = field(default_factory=dict)
+    unanswered: int = 0
     report: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
 

@@ -79,15 +79,15 @@ def comparison_columns(comparison: Comparison) -> dict[str, float]:
 
 def cell_columns(cell: CellResult) -> dict[str, float]:
     """Return the columns of a cell on its own: accuracy and every number that it reported."""
-    found = _of(Column("acc", "accuracy"), cell.accuracy) | {"n": float(cell.accuracy.n)}
+    found = _of(Column("acc", "accuracy"), cell.accuracy)
+    found |= {"n": float(cell.accuracy.n), "unanswered": float(cell.unanswered)}
     for name, value in _numbers(cell):
         found |= _rounded(_allowed(name), value)
     return found
 
 
 def _numbers(cell: CellResult) -> Iterator[tuple[str, float]]:
-    said: list[tuple[str, object]] = [(f"official.{k}", v) for k, v in cell.official.items()]
-    said += cell.facts.items()
+    said: list[tuple[str, object]] = list(cell.facts.items())
     for member, report in cell.report.items():
         said += [(f"{member}.{name}", value) for name, value in report.items()]
     for name, value in said:
