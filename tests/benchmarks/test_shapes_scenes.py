@@ -6,17 +6,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from stabfw_benchmarks.shapes import scenes
+from stabfw_benchmarks.shapes import MAX_DIFFICULTY, scenes
 
 SAMPLE = 120
 
 
-def _sample(low: float = 0.0, high: float = 1.0) -> list[scenes.Scene]:
+def _sample(low: float = 0.0, high: float = MAX_DIFFICULTY) -> list[scenes.Scene]:
     return [scenes.generate("test", index, low=low, high=high) for index in range(SAMPLE)]
 
 
 def _asked(
-    kind: str, low: float = 0.0, high: float = 1.0
+    kind: str, low: float = 0.0, high: float = MAX_DIFFICULTY
 ) -> list[tuple[scenes.Scene, scenes.Question]]:
     pairs = [
         (scene, question)
@@ -197,7 +197,7 @@ def test_labels_name_the_nearest_palette_colour_within_the_dial() -> None:
 
 
 def test_harder_scenes_have_more_and_smaller_objects_in_less_clear_colours() -> None:
-    dials = (0.0, 0.5, 1.0)
+    dials = (0.0, 0.6, MAX_DIFFICULTY)
     by_dial = [_sample(low=dial, high=dial) for dial in dials]
     counts = [np.mean([len(s.objects) for s in sample]) for sample in by_dial]
     sizes = [np.mean([o.size for s in sample for o in s.objects]) for sample in by_dial]
@@ -212,7 +212,7 @@ def test_harder_scenes_have_more_and_smaller_objects_in_less_clear_colours() -> 
 
 def test_harder_scenes_are_noisier_and_darker() -> None:
     noise, brightness = [], []
-    for dial in (0.0, 0.5, 1.0):
+    for dial in (0.0, 0.6, MAX_DIFFICULTY):
         sample = _sample(low=dial, high=dial)
         # Objects keep one pixel away from the border, so the border shows background only.
         borders = [scene.pixels[:, 0].astype(float) for scene in sample]

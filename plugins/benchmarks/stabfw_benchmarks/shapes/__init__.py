@@ -38,7 +38,8 @@ ShapesKind = Literal[
     "mc_count",
     "describe",
 ]
-_DIFFICULTY_BINS = 5
+MAX_DIFFICULTY = 1.2
+_BIN = 0.1
 
 
 class ShapesConfig(BenchmarkConfig):
@@ -48,12 +49,19 @@ class ShapesConfig(BenchmarkConfig):
     seed: int = Field(0, ge=0, description="Seed of the scenes.")
     per_image: int = Field(3, ge=1, le=10, description="Questions about one picture, at most.")
     kinds: tuple[ShapesKind, ...] = Field(
-        ("exist", "color", "shape", "count", "position", "mc_color", "mc_shape", "mc_count"),
+        ("exist", "color", "shape", "count", "mc_color", "mc_shape", "mc_count"),
         min_length=1,
         description="Kinds of questions.",
     )
-    easiest: float = Field(0.4, ge=0, le=1, description="Lowest difficulty of a scene.")
-    hardest: float = Field(1.0, ge=0, le=1, description="Highest difficulty of a scene.")
+    easiest: float = Field(
+        0.8, ge=0, le=MAX_DIFFICULTY, description="Lowest difficulty of a scene."
+    )
+    hardest: float = Field(
+        MAX_DIFFICULTY,
+        ge=0,
+        le=MAX_DIFFICULTY,
+        description="Highest difficulty of a scene; tiny-llava was trained on 0 to 1.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ShapesConfig:
@@ -100,8 +108,8 @@ class Shapes(Benchmark[ShapesConfig]):
 
 
 def _instance(scene: Scene, question: Question, image: Image, native_id: str) -> Instance:
-    step = min(int(scene.difficulty * _DIFFICULTY_BINS), _DIFFICULTY_BINS - 1)
-    low, high = step / _DIFFICULTY_BINS, (step + 1) / _DIFFICULTY_BINS
+    step = min(int(scene.difficulty / _BIN), round(MAX_DIFFICULTY / _BIN) - 1)
+    low, high = step * _BIN, (step + 1) * _BIN
     return Instance.create(
         (image,),
         question.text,

@@ -3,10 +3,13 @@
 Every scene is a pure function of ``(split, index, seed, low, high)``: scenes can be rendered in
 any order, and the splits draw from separate random streams.
 
-One dial, ``difficulty`` in [0, 1], moves everything that makes a scene hard to read: the number
+One dial, ``difficulty`` in [0, 1.2], moves everything that makes a scene hard to read: the number
 and the size of the objects, their overlap, how far a colour may lean towards another one, the
 contrast with the background, the noise, and how close to the boundary a ``largest`` or
 ``position`` question may fall. Labels are true by construction at every difficulty.
+
+The embedded model was trained up to 1; beyond lie objects smaller and pictures noisier than any
+that it has seen.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from stabfw_benchmarks.shapes import MAX_DIFFICULTY
 
 SIZE: Final = 64
 """Height and width of a scene, in pixels."""
@@ -123,17 +128,19 @@ def generate(split: str, index: int, seed: int = 0, low: float = 0.0, high: floa
         index: Number of the scene within the split, from 0.
         seed: Seed of the whole data set.
         low: Smallest difficulty, at least 0.
-        high: Largest difficulty, at most 1; the scene's own is uniform in between.
+        high: Largest difficulty, at most 1.2; the scene's own is uniform in between.
 
     Raises:
-        ValueError: If the split is unknown or the range is not within [0, 1].
+        ValueError: If the split is unknown or the range is not within [0, 1.2].
 
     Example:
         >>> generate("test", 3).pixels.shape
         (64, 64, 3)
     """
-    if not 0.0 <= low <= high <= 1.0:
-        raise ValueError(f"difficulty range must satisfy 0 <= low <= high <= 1, got {low}..{high}")
+    if not 0.0 <= low <= high <= MAX_DIFFICULTY:
+        raise ValueError(
+            f"difficulty range must satisfy 0 <= low <= high <= {MAX_DIFFICULTY}, got {low}..{high}"
+        )
     rng = _stream(split, index, seed, _SCENE_STREAM)
     difficulty = low + (high - low) * float(rng.random())
     background = _background(rng, difficulty)
@@ -189,7 +196,7 @@ def half_size_range(difficulty: float) -> tuple[float, float]:
 
 def object_count_range(difficulty: float) -> tuple[int, int]:
     """Smallest and largest number of objects a scene aims at; crowded ones may hold fewer."""
-    return 1 + round(difficulty), 3 + round(3 * difficulty)
+    return 1 + round(difficulty), min(3 + round(3 * difficulty), MAX_OBJECTS)
 
 
 def noise_sigma(difficulty: float) -> float:
@@ -209,7 +216,7 @@ def min_size_gap(difficulty: float) -> float:
 
 def min_centre_gap(difficulty: float) -> float:
     """Smallest distance from the centre lines for a ``position`` question, in pixels."""
-    return 6.0 - 5.4 * difficulty
+    return max(6.0 - 5.4 * difficulty, 0.0)
 
 
 def color_ambiguity(rgb: Sequence[float], color: str) -> float:
@@ -308,7 +315,7 @@ def _tint(
 
 
 def _collide(a: SceneObject, b: SceneObject, difficulty: float) -> bool:
-    reach, gap = 1.0 - 0.2 * difficulty, 2.0 * (1.0 - difficulty)
+    reach, gap = 1.0 - 0.2 * difficulty, 2.0 * max(1.0 - difficulty, 0.0)
     return (
         abs(a.x - b.x) < (a.half_width + b.half_width) * reach + gap
         and abs(a.y - b.y) < (a.half_height + b.half_height) * reach + gap

@@ -20,8 +20,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from stabfw_models.tiny_llava.training import data
 
 EASY_RANGE: Final = (0.0, 0.2)
-DEFAULT_RANGE: Final = (0.4, 1.0)
-HARD_RANGE: Final = (0.8, 1.0)
+DEFAULT_RANGE: Final = (0.8, 1.2)
+HARD_RANGE: Final = (1.1, 1.2)
 _NEUTRAL_GRAY: Final = 127
 _ANSWER_TOKENS: Final = 6
 _DESCRIPTION_TOKENS: Final = 24
