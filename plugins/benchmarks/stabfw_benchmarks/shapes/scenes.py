@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from stabfw_benchmarks.shapes import MAX_DIFFICULTY
+from stabfw_benchmarks.shapes import MAX_DIFFICULTY, ShapesKind
 
 SIZE: Final = 64
 """Height and width of a scene, in pixels."""
@@ -42,18 +42,7 @@ PALETTE: Final[dict[str, tuple[int, int, int]]] = {
 
 COLORS: Final = tuple(PALETTE)
 SHAPES: Final = ("circle", "rectangle", "triangle", "cross")
-KINDS: Final = (
-    "exist",
-    "color",
-    "shape",
-    "count",
-    "position",
-    "largest",
-    "mc_color",
-    "mc_shape",
-    "mc_count",
-    "describe",
-)
+KINDS: Final[tuple[str, ...]] = get_args(ShapesKind)
 """Every kind of question; the ``mc_`` kinds have lettered choices."""
 
 LETTERS: Final = "ABCD"
