@@ -17,7 +17,8 @@ def file_digest(path: Path) -> str:
     """Hash a file, or look the hash up when the file has not changed since the last time.
 
     A file in the Hugging Face cache is a link to a blob that is named by its own sha256, so it
-    need not be read. Other files are identified by path, size, modification time and inode.
+    need not be read. Other files are identified by path, size, inode, and the times of their
+    last modification and of their last change, the second of which cannot be set back.
 
     Args:
         path: The file.
@@ -32,7 +33,9 @@ def file_digest(path: Path) -> str:
     if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
         return real.name
     stat = real.stat()
-    identity = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    identity = "|".join(
+        map(str, (real, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+    )
     known = _read_cache()
     if (digest := known.get(identity)) is None:
         with real.open("rb") as file:

@@ -57,10 +57,10 @@ class EasyVqa(Benchmark[EasyVqaConfig]):
             folder = self._root() / split
             if not folder.is_dir():
                 continue
-            pictures = sorted((folder / "images").glob("*"))
+            pictures = [(p, p.stat()) for p in sorted((folder / "images").glob("*"))]
             digests[split] = [
                 file_digest(_existing(folder / "questions.json")),
-                [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in pictures],
+                [[p.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for p, s in pictures],
             ]
         return digests
 
