@@ -263,3 +263,10 @@ def test_outcome_starts_with_what_happened(tmp_path):
 )
 def test_database_of_a_uri(uri, path):
     assert database(uri) == path
+
+
+def test_without_mlflow_nothing_is_left_behind(run_directory, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("stabfw.tracking.reach.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"MLflow is not installed: .* 'stabfw\[mlflow\]'"):
+        publish(drawn.results, run_directory, f"sqlite:///{tmp_path}/mlflow.db")
+    assert not (tmp_path / "mlflow.db").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ import click
 
 from stabfw.errors import Exit, RunError
 from stabfw.tracking.links import Published, links
-from stabfw.tracking.reach import QUIET, check, database
+from stabfw.tracking.reach import QUIET, check, database, need_mlflow
 
 _HOST = "127.0.0.1"
 _START_S = 180.0
@@ -46,8 +45,7 @@ def command(port: int, uri: str, no_browser: bool) -> None:
         check(uri)
         _show(uri.rstrip("/"), browser=not no_browser)
         return
-    if importlib.util.find_spec("mlflow") is None:
-        raise RunError("MLflow is not installed: install it with `pip install 'stabfw[mlflow]'`")
+    need_mlflow()
     path = database(uri)
     if path is not None and not path.is_file():
         raise RunError(

@@ -11,7 +11,7 @@ from stabfw.plan.conditions import CLEAN
 from stabfw.report.results import Comparison, Results
 from stabfw.report.wording import interval, is_control, percent, value_of
 
-_LABELS = 232
+_LABELS = 384
 _PANEL = 236
 _NUMBERS = 124
 _ROW = 22
@@ -166,9 +166,9 @@ def _row(
     full = f"{condition.label}: {condition.role}"
     yield f"<g><title>{escape(full)}</title>"
     if show_name:
-        yield _text(0, middle + 4, _short(condition.stack, 19), "name")
+        yield _text(0, middle + 4, _short(condition.stack, 30), "name")
     under = condition.perturbation + (f" · seed {condition.seed}" if condition.seed else "")
-    yield _text(_LABELS - 14, middle + 4, _short(under, 18), "soft", anchor="end")
+    yield _text(_LABELS - 14, middle + 4, _short(under, 26), "soft", anchor="end")
     for panel, (name, _) in enumerate(_PANELS):
         if panel == 1 and not comparison.label_preserved:
             yield _text(_left(1), middle + 4, "not read: gold answers may change", "soft value")

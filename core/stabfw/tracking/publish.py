@@ -35,7 +35,7 @@ from stabfw.report.wording import (
 from stabfw.tracking import table
 from stabfw.tracking.columns import VIEW, cell_columns, comparison_columns
 from stabfw.tracking.links import VIEW_KEY, Published
-from stabfw.tracking.reach import check, database, patience
+from stabfw.tracking.reach import check, database, need_mlflow, patience
 
 TRACES = 120
 _DIGEST = "stabfw.digest"
@@ -67,14 +67,9 @@ def publish(
     Example:
         >>> publish(results, Path("runs/demo"), "sqlite:///mlflow.db")  # doctest: +SKIP
     """
+    need_mlflow()
     check(uri)
     with patience():
-        try:
-            import mlflow  # noqa: F401
-        except ImportError as error:
-            raise RunError(
-                "MLflow is not installed: install it with `pip install 'stabfw[mlflow]'`"
-            ) from error
         try:
             return _Publisher(results, directory, uri, images).publish(traces)
         except RunError:

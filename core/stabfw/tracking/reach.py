@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,16 @@ _CONNECT_S = 2.0
 # MLflow's own defaults keep a run waiting for four minutes when nobody answers.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def need_mlflow() -> None:
+    """Refuse to go on without MLflow; it is not imported.
+
+    Raises:
+        RunError: If it is not installed.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise RunError("MLflow is not installed: install it with `pip install 'stabfw[mlflow]'`")
 
 
 def check(uri: str) -> None:
