@@ -45,7 +45,7 @@ _BIN = 0.1
 class ShapesConfig(BenchmarkConfig):
     """Generated scenes; the same config always gives the same questions."""
 
-    limit: int = Field(600, ge=1, description="Number of questions.")
+    limit: int = Field(1200, ge=1, description="Number of questions.")
     seed: int = Field(0, ge=0, description="Seed of the scenes.")
     per_image: int = Field(3, ge=1, le=10, description="Questions about one picture, at most.")
     kinds: tuple[ShapesKind, ...] = Field(
