@@ -44,7 +44,7 @@ lint: $(READY)  ## Style, types and import layers only.
 perf: $(READY)  ## Measure the framework's own cost as ratios.
 	$(BIN)/python -m perf
 
-train: $(READY)  ## Train the embedded model anew (about an hour; see docs/tiny-llava.md).
+train: $(READY)  ## Train the embedded model anew (half an hour or more).
 	$(BIN)/python -m stabfw_models.tiny_llava.training --seed 0 --out training/seed-0
 
 clean:  ## Remove what was built or computed here.
