@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 from stabfw import cli
 from stabfw.errors import Exit
 
+PLUGINS = Path(__file__).parents[1] / "plugins"
 GOLD = ("yes", "no", "red", "blue")
 
 
@@ -132,6 +137,26 @@ def test_answers_made_elsewhere_are_compared(
     assert "neither a JSONL file nor a directory" in stabfw(
         "compare", before, "nothing", code=Exit.USAGE
     )
+
+
+def test_an_interrupted_run_says_how_to_go_on(spec: str) -> None:
+    slow = "models.0={type: parrot, dtype: float32, delay_ms: 400}"
+    arguments = ["run", spec, "--set", slow, "--set", "batch_size=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from stabfw.cli import main; main()", *arguments],
+        env={**os.environ, "PYTHONPATH": str(PLUGINS)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    assert "80 instances to answer" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == Exit.INTERRUPTED
+    assert "Whole batches are kept; the same command goes on from there.\n" in said
+    assert said.endswith("Interrupted.\n")
 
 
 def test_what_could_not_be_answered_is_told_by_the_exit_code(

@@ -41,6 +41,9 @@ def command(spec: Path, overrides: tuple[str, ...], quiet: bool) -> None:
         observers.add(progress, "progress")
     try:
         done = run(loaded, registry=registry, observers=observers)
+    except KeyboardInterrupt:
+        click.echo("Whole batches are kept; the same command goes on from there.", err=True)
+        raise
     finally:
         progress.close()
 
