@@ -257,6 +257,12 @@ class TestFiles:
         with pytest.raises(DataError, match=message), model.open(model.request()):
             pass
 
+    def test_pickled_weights_are_refused(self, folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        model = HfVlm(HfVlmConfig(source=str(folder)))
+        with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle, which can run any"):
+            model.describe(model.request())
+
     def test_missing_shard(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}

@@ -52,6 +52,7 @@ class LoadRequest:
         device: `cpu`, `cuda` or `cuda:N`.
         threads: Intra-op threads on the CPU; their number can change the last bits.
         options: Further keyword arguments of the loader; JSON-compatible.
+        processor: Further keyword arguments of the image processor; JSON-compatible.
     """
 
     source: str
@@ -61,6 +62,7 @@ class LoadRequest:
     device: str = "cpu"
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

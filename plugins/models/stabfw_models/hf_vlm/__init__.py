@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 from stabfw.components import LoadedModel, LoadRequest, Model, ModelConfig, ModelInfo
+from stabfw.errors import DataError
 from stabfw.registry import hookimpl
 
 from stabfw_models.hf_vlm import devices, files
@@ -105,13 +106,28 @@ class HfVlm(HfModel[HfVlmConfig]):
 
     Token reduction and quantization work on the families in `files.ANATOMY_FAMILIES`; other
     families answer questions, but state no anatomy.
+
+    Attributes:
+        families: The `model_type`s that are accepted; empty for any.
     """
 
     config_cls: ClassVar[type[HfVlmConfig]] = HfVlmConfig
+    families: ClassVar[frozenset[str]] = frozenset()
 
     def checkpoint(self) -> files.Checkpoint:
-        """Find the directory, or the hub id in the Hugging Face cache."""
-        return files.locate(self.config.source, self.config.revision)
+        """Find the directory, or the hub id in the Hugging Face cache.
+
+        Raises:
+            DataError: If it is not there, or holds a model of another family.
+        """
+        found = files.locate(self.config.source, self.config.revision)
+        family = found.config()["model_type"]
+        if self.families and family not in self.families:
+            raise DataError(
+                f"{self.config.source}: this is a {family} model, not "
+                f"{' or '.join(sorted(self.families))}; `type: hf-vlm` takes any family"
+            )
+        return found
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from stabfw.errors import DataError
 #: Families whose parts are where `loaded.find_anatomy` looks.
 ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
 
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
 _DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
@@ -94,13 +95,18 @@ class Checkpoint:
             ) from error
 
     def _weights(self) -> set[str]:
-        for single in ("model.safetensors", "pytorch_model.bin"):
-            index = f"{single}.index.json"
-            if (self.folder / single).exists():
-                return {single}
-            if (self.folder / index).exists():
-                return {index, *self.read_json(index).get("weight_map", {}).values()}
-        raise DataError(f"{self.name}: no weights (model.safetensors) in {self.folder}")
+        single, index = "model.safetensors", "model.safetensors.index.json"
+        if (self.folder / single).exists():
+            return {single}
+        if (self.folder / index).exists():
+            return {index, *self.read_json(index).get("weight_map", {}).values()}
+        pickled = next(self.folder.glob("*.bin"), None)
+        why = (
+            f"; {pickled.name} is a pickle, which can run any code when it is loaded: convert it"
+            if pickled
+            else ""
+        )
+        raise DataError(f"{self.name}: no weights (model.safetensors) in {self.folder}{why}")
 
 
 def locate(source: str, revision: str) -> Checkpoint:
@@ -171,15 +177,24 @@ def _clip_tokens(config: dict[str, Any]) -> int | None:
     return int(size // patch) ** 2 + int(keeps_cls)
 
 
+def processor_class(checkpoint: Checkpoint) -> str:
+    """Name the class of a checkpoint's processor as its files state it, or empty."""
+    for name in (*_PROCESSOR_FILES, "tokenizer_config.json"):
+        if (checkpoint.folder / name).exists() and (
+            stated := checkpoint.read_json(name).get("processor_class")
+        ):
+            return str(stated)
+    return ""
+
+
 def _processor(checkpoint: Checkpoint) -> str:
-    for name in ("processor_config.json", "preprocessor_config.json"):
+    for name in _PROCESSOR_FILES:
         if not (checkpoint.folder / name).exists():
             continue
         config = checkpoint.read_json(name)
         image = config.get("image_processor") or config
-        kind = image.get("image_processor_type")
-        if kind:
-            return processor_name(config.get("processor_class") or "", kind)
+        if kind := image.get("image_processor_type"):
+            return processor_name(processor_class(checkpoint), kind)
     raise DataError(
         f"{checkpoint.name}: no image processor (processor_config.json or "
         "preprocessor_config.json), so it cannot be asked about images"

@@ -28,6 +28,7 @@ from stabfw.errors import DataError, RunError
 from transformers.utils import logging as transformers_logging
 
 from stabfw_models.hf_vlm.files import ANATOMY_FAMILIES, Checkpoint, describe, processor_name
+from stabfw_models.hf_vlm.processors import load_processor
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
 
@@ -196,7 +197,7 @@ def opened(request: LoadRequest, checkpoint: Checkpoint) -> Iterator[LoadedVlm]:
     torch.set_num_threads(request.threads)
     loaded = None
     try:
-        processor = _load_processor(checkpoint)
+        processor = load_processor(checkpoint, request.processor)
         module = _load_module(request, checkpoint)
         observed = processor_name(
             type(processor).__name__, type(processor.image_processor).__name__
@@ -239,6 +240,8 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
             dtype=getattr(torch, request.dtype),
             attn_implementation=request.attention,
             local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
             **request.options,
         )
     except (OSError, ValueError) as error:
@@ -247,34 +250,6 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
         if bars:
             transformers_logging.enable_progress_bar()
     return module.to(request.device).eval()
-
-
-def _load_processor(checkpoint: Checkpoint) -> Any:
-    folder = checkpoint.folder
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{checkpoint.name}: cannot load the processor: {error}") from error
-    # AutoProcessor hands back a bare tokenizer where it does not know the processor's class.
-    if not hasattr(processor, "image_processor"):
-        raise DataError(
-            f"{checkpoint.name}: {type(processor).__name__} is no image-text processor; "
-            "is `processor_class` in processor_config.json right?"
-        )
-    if not (processor.chat_template or processor.tokenizer.chat_template):
-        raise DataError(
-            f"{checkpoint.name}: no chat template (chat_template.jinja), so there is no telling "
-            "how this model is to be asked"
-        )
-    # PIL and torchvision resize differently, enough to change answers.
-    processor.image_processor = transformers.AutoImageProcessor.from_pretrained(
-        folder, backend="pil", local_files_only=True
-    )
-    tokenizer = processor.tokenizer
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return processor
 
 
 def _end_and_pad(module: Any, tokenizer: Any) -> tuple[frozenset[int], int | None]:

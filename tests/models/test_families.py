@@ -1,0 +1,201 @@
+"""Checkpoints of every family are loaded from disk, answered in batches and accelerated."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+from stabfw.components import GenerationOptions, Image, Kind, Model, Prompt
+from stabfw.errors import DataError
+from stabfw.experiment import run
+from stabfw.registry import Registry
+from stabfw.spec import parse_spec
+from stabfw.testing import run_checks
+
+PLUGINS = {
+    "llava": "llava",
+    "llava-next": "llava_next",
+    "qwen2-vl": "qwen2_vl",
+    "qwen2.5-vl": "qwen2_5_vl",
+}
+OPTIONS = GenerationOptions(max_new_tokens=6)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a family's checkpoint, written when it is first asked for."""
+
+    @functools.cache
+    def written(family: str) -> Path:
+        return checkpoints.make(family, tmp_path_factory.mktemp(family))
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry()
+
+
+def model(registry: Registry, plugin: str, source: Path, **fields: Any) -> Model[Any]:
+    cls = registry.load(Kind.MODEL, plugin)
+    made = cls(cls.config_cls(source=str(source), device="cpu", threads=1, **fields))
+    assert isinstance(made, Model)
+    return made
+
+
+def prompts(sizes: list[list[tuple[int, int]]]) -> list[Prompt]:
+    """Questions with noise pictures of given heights and widths."""
+    rng = np.random.default_rng(0)
+    return [
+        Prompt(
+            f"{number}",
+            tuple(
+                Image.from_pixels(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in row
+            ),
+            "how many rectangles are there?" + " is there a red cross?" * (number % 3),
+        )
+        for number, row in enumerate(sizes)
+    ]
+
+
+RAGGED = prompts([[size] for size in ((60, 60), (150, 70), (70, 150), (200, 200), (40, 90))])
+SEVERAL = prompts([[(60, 60), (150, 70)], [(70, 150)], [(60, 60), (60, 60)]])
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_model_keeps_to_the_contracts(
+    plugin: str, checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    config = {"source": str(checkpoint(PLUGINS[plugin])), "device": "cpu", "dtype": "float32"}
+    failed = [r for r in run_checks("model", plugin, config, registry) if r.status == "failed"]
+    assert failed == []
+
+
+@pytest.mark.parametrize("asked", [RAGGED, SEVERAL], ids=["ragged", "several"])
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_answers_do_not_depend_on_the_batch(
+    family: str, asked: list[Prompt], checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    made = model(registry, "hf-vlm", checkpoint(family))
+    with made.open(made.request()) as loaded:
+        together = loaded.generate(loaded.encode(asked), OPTIONS)
+        alone = [p for one in asked for p in loaded.generate(loaded.encode([one]), OPTIONS)]
+    assert [p.token_ids for p in together] == [p.token_ids for p in alone]
+    assert len({p.token_ids for p in together}) > 1
+    if loaded.info.has_anatomy:
+        assert [p.visual_tokens for p in together] == [p.visual_tokens for p in alone]
+        assert all(min(p.visual_tokens) > 0 for p in together)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "config"),
+    [("fastv", {"keep_ratio": 0.25}), ("hqq", {"bits": 3, "group_size": 16}), ("int8", {})],
+    ids=["fastv", "hqq", "int8"],
+)
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_accelerators_keep_to_the_contracts(
+    plugin: str,
+    accelerator: str,
+    config: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    registry: Registry,
+) -> None:
+    made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
+    results = run_checks("accelerator", accelerator, config, registry, model=made)
+    assert [result for result in results if result.status == "failed"] == []
+
+
+def test_one_spec_compares_all_families(
+    checkpoint: Callable[[str], Path], registry: Registry, tmp_path: Path
+) -> None:
+    spec = parse_spec(
+        {
+            "stabfw": 1,
+            "name": "families",
+            "models": [
+                {"type": plugin, "name": plugin, "source": str(checkpoint(family))}
+                for plugin, family in PLUGINS.items()
+            ],
+            "stacks": {
+                "fastv": [{"type": "fastv", "layer": 1, "keep_ratio": 0.25}],
+                "hqq+fastv": [{"type": "hqq", "bits": 3, "group_size": 16}, "fastv"],
+            },
+            "benchmarks": [{"type": "shapes", "limit": 12}],
+            "controls": {"noise_floor": {"repeats": 1}},
+            "generation": {"max_new_tokens": 4},
+            "batch_size": 4,
+            "store": str(tmp_path / "store"),
+            "runs": str(tmp_path / "runs"),
+            "tracking": {"uri": None},
+        },
+        registry,
+    )
+    results = run(spec, registry=registry).results
+    assert results.failures == ()
+    assert len(results.comparisons) == 8
+    assert all(c.floor["divergence_ratio"].value == 0 for c in results.comparisons)
+    assert any(c.metrics["divergence_ratio"].value for c in results.comparisons)
+
+
+def test_limits_of_the_picture_set_the_number_of_visual_tokens(
+    checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    def visual_tokens(**limits: int) -> int:
+        made = model(registry, "qwen2-vl", checkpoint("qwen2_vl"), **limits)
+        with made.open(made.request()) as loaded:
+            (answer,) = loaded.generate(loaded.encode(prompts([[(112, 112)]])), OPTIONS)
+        return answer.visual_tokens[0]
+
+    # A visual token covers 28 x 28 pixels.
+    assert visual_tokens() == 16
+    assert visual_tokens(max_pixels=84 * 84) == 9
+    assert visual_tokens(min_pixels=140 * 140) == 25
+
+
+def test_limits_are_part_of_how_a_model_is_loaded(
+    checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    made = model(registry, "qwen2.5-vl", checkpoint("qwen2_5_vl"), max_pixels=7056)
+    assert made.request().processor == {"max_pixels": 7056}
+    with pytest.raises(ValueError, match=r"min_pixels \(9\) exceeds max_pixels"):
+        model(registry, "qwen2-vl", checkpoint("qwen2_vl"), min_pixels=9, max_pixels=8)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_older_files_say_the_same(
+    family: str, checkpoint: Callable[[str], Path], registry: Registry, tmp_path: Path
+) -> None:
+    """Most checkpoints on the hub were written before all settings went into one file."""
+    older = tmp_path / "older"
+    shutil.copytree(checkpoint(family), older)
+    content = json.loads((older / "processor_config.json").read_text())
+    (older / "processor_config.json").unlink()
+    images = content.pop("image_processor")
+    images["processor_class"] = content["processor_class"]
+    images["image_processor_type"] = images["image_processor_type"].removesuffix("Pil")
+    (older / "preprocessor_config.json").write_text(json.dumps(images))
+    if content.keys() > {"processor_class"}:
+        (older / "processor_config.json").write_text(json.dumps(content))
+    template = (older / "chat_template.jinja").read_text()
+    (older / "chat_template.jinja").unlink()
+    (older / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    told = []
+    for source in (checkpoint(family), older):
+        made = model(registry, "hf-vlm", source)
+        with made.open(made.request()) as loaded:
+            assert loaded.info.processor == made.describe(made.request()).processor
+            told.append([p.token_ids for p in loaded.generate(loaded.encode(RAGGED), OPTIONS)])
+    assert told[0] == told[1]
+
+
+def test_another_family_is_refused(checkpoint: Callable[[str], Path], registry: Registry) -> None:
+    with pytest.raises(DataError, match="this is a qwen2_vl model, not llava"):
+        model(registry, "llava", checkpoint("qwen2_vl")).request()
