@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, Environment
+from environment import EXAMPLE, Environment
 
 SPEC = """\
 stabfw: 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import EXAMPLE, ROOT
+from environment import EXAMPLE, ROOT
 from stabfw.components import Kind
 from stabfw.testing import checks_for
 

@@ -49,7 +49,7 @@ class LoadRequest:
         revision: Commit on the hub, empty for a local directory.
         dtype: Name of the floating-point type, such as `float32` or `bfloat16`.
         attention: Attention back end: `sdpa` or `eager`.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda`, `cuda:N`, or `remote` for a model that is served elsewhere.
         threads: Intra-op threads on the CPU; their number can change the last bits.
         options: Further keyword arguments of the loader; JSON-compatible.
         processor: Further keyword arguments of the image processor; JSON-compatible.

@@ -349,8 +349,11 @@ class _Planner:
             if reason := member.supports(model.info, model.request):
                 self.unsupported.append(Unsupported(condition, f"{kind}: {reason}"))
                 return
-        members = self._members(model, request, stack)
-        key = self._cell(condition, model, request, members, scenario)
+        loaded = model
+        if (request.source, request.revision) != (model.request.source, model.request.revision):
+            loaded = replace(model, info=model.model.describe(request))
+        members = self._members(loaded, request, stack)
+        key = self._cell(condition, loaded, request, members, scenario)
         base = model.request
         if self.spec.compare == "matched":
             base = _shared_circumstances(model.request, request, stack)

@@ -11,6 +11,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 
 def environment(device: str) -> dict[str, str]:
     """Name the versions of the libraries and the hardware that a model on `device` runs with."""
+    if device == "remote":
+        return {"hardware": "unknown"}
     found = {}
     for package in _PACKAGES:
         try:
