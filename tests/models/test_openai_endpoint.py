@@ -16,6 +16,7 @@ from stabfw.experiment import Run, run
 from stabfw.registry import Registry
 from stabfw.report.layout import CHANGES, cell_directory
 from stabfw.spec import parse_spec
+from stabfw.testing import run_checks
 from stabfw_models.openai_endpoint import OpenAiEndpoint, OpenAiEndpointConfig
 from stabfw_models.tiny_llava import WEIGHTS, TinyLlava, TinyLlavaConfig
 
@@ -60,6 +61,18 @@ def test_it_answers_as_in_process(
     assert [p.logprobs for p in told] == [p.logprobs for p in here]
     assert [p.margin for p in told] == [p.margin for p in here]
     assert [p.finish for p in told] == [p.finish for p in here]
+
+
+def test_it_keeps_to_the_contracts(server: served.Served, registry: Registry) -> None:
+    reason = "a server does not tell the ids of tokens"
+    results = run_checks(
+        "model",
+        "openai-endpoint",
+        {"url": server.url, "model": "tiny"},
+        registry,
+        expected_failures={"check_predictions_complete": reason},
+    )
+    assert all(result.status.good for result in results)
 
 
 def test_log_probabilities_can_be_left_out(
