@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Iterator
 
 
 class Exit(enum.IntEnum):
@@ -50,6 +52,25 @@ class PluginError(StabfwError):
     """A plugin is unknown, broken or in conflict with another one."""
 
     exit_code = Exit.PLUGIN
+
+
+@contextlib.contextmanager
+def blaming(plugin: str, method: str) -> Iterator[None]:
+    """Turn whatever a plugin raises, but for our own errors, into one that names it.
+
+    Args:
+        plugin: Its name, distribution and version.
+        method: What was called.
+    """
+    try:
+        yield
+    except StabfwError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{plugin} fails in {method}: {type(error).__name__}: {error}; report it to its "
+            "authors, or leave it out of the spec"
+        ) from error
 
 
 class UnknownPluginError(PluginError):

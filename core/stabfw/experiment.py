@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabfw.components import Kind
-from stabfw.errors import DataError, RunError
+from stabfw.errors import DataError, RunError, blaming
 from stabfw.execute.messages import WORKER
 from stabfw.plan import Cell, Condition, Fit, Plan, make_plan
+from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
-from stabfw.report.layout import PUBLISHED, RESULTS, SPEC
+from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
 from stabfw.spec import ExperimentSpec, components, label, load_spec, to_yaml
 from stabfw.store import Store, digest
 
@@ -84,6 +86,9 @@ def run(
         if plan.fits:
             _fit(plan.fits, store)
             plan = make_plan(spec, registry, store)
+        for cell in plan.cells:
+            # What could not be asked may be readable again; its key does not tell.
+            store.reopen_errors(cell.key)
         todo = [cell for cell in plan.cells if not _done(store, cell)]
         observers.notify(
             events.PlanReady(
@@ -93,13 +98,15 @@ def run(
                 instances=sum(len(cell.dataset.rows) for cell in todo),
             )
         )
-        manifest = _manifest(spec, plan)
+        manifest = _manifest(spec, plan, registry)
         if not todo and (known := _unchanged(directory, manifest)) is not None:
             if not (directory / PUBLISHED).exists():
                 observers.notify(events.RunEnd(known, directory, spec))
             return Run(known, directory, computed=0)
         observers.notify(events.RunStart(spec.name, directory))
         failures = _Runner(spec, plan, store, observers).run() if todo else []
+        # Until the results are whole, nothing may vouch for them.
+        (directory / MANIFEST).unlink(missing_ok=True)
         results = _report(spec, registry, plan, store, failures, directory)
         if not failures:
             (directory / MANIFEST).write_text(manifest)
@@ -222,6 +229,8 @@ class _Runner:
             seconds = self._seconds.get(message.key, 0.0)
             self._observers.notify(events.CellEnd(message.key, name, seconds))
         else:
+            if message.discard:
+                self._store.restart(message.key)
             self._store.fail(message.key, message.reason)
             self._failed[message.key] = message.reason
             self._observers.notify(events.CellFailed(message.key, name, message.reason))
@@ -261,6 +270,7 @@ def _report(
     directory: Path,
 ) -> Results:
     from stabfw.report.measure import measure
+    from stabfw.report.serialise import write_atomic
     from stabfw.report.write import write_report
 
     measured = measure(
@@ -273,6 +283,7 @@ def _report(
         metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
     )
     (directory / PUBLISHED).unlink(missing_ok=True)
+    write_atomic(directory / SPEC, to_yaml(spec).encode())
     write_report(measured, directory, spec.tracking.images)
     return measured.results
 
@@ -284,7 +295,9 @@ def _fit(fits: Sequence[Fit], store: Store) -> None:
     inputs = Inputs()
     for fit in fits:
         log.info("fitting %s", fit.label)
-        store.put_artefact(fit.recipe, run_fit(fit, inputs))
+        with blaming(fit.member.origin, "fit()"):
+            artefact = run_fit(fit, inputs)
+        store.put_artefact(fit.recipe, artefact)
 
 
 def _done(store: Store, cell: Cell) -> bool:
@@ -296,22 +309,27 @@ def _directory(spec: ExperimentSpec) -> Path:
     directory = spec.runs / spec.name
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / SPEC).write_text(to_yaml(spec), encoding="utf-8")
-    except OSError as error:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise RunError(
-            f"{directory}: cannot write results there: {error.strerror or error}; choose another "
-            "place with `runs:` in the spec or --set runs=DIR"
+            f"{directory}: cannot write results there: {why}; choose another place with `runs:` "
+            "in the spec or --set runs=DIR"
         ) from error
     return directory
 
 
-def _manifest(spec: ExperimentSpec, plan: Plan) -> str:
+def _manifest(spec: ExperimentSpec, plan: Plan, registry: Registry) -> str:
     """What results were made from, as text: the same text means the same results."""
     content: Mapping[str, object] = {
         "stabfw": version("stabfw"),
         "spec": spec.hash(),
         "cells": [[asdict(condition), key] for condition, key in plan.named.items()],
         "scorers": sorted({cell.dataset.scorer for cell in plan.cells}),
+        "metrics": [
+            component_fields(c.type, components(registry, Kind.METRIC, c)) for c in spec.metrics
+        ],
         "notices": plan.notices,
         "unsupported": [[item.condition.label, item.reason] for item in plan.unsupported],
     }
@@ -322,8 +340,10 @@ def _unchanged(directory: Path, manifest: str) -> Results | None:
     from stabfw.report.serialise import load_results
 
     try:
-        if (directory / MANIFEST).read_text() == manifest:
-            return load_results(directory / RESULTS)
+        if (directory / MANIFEST).read_text() != manifest:
+            return None
+        results = load_results(directory / RESULTS)
     except (OSError, DataError):
-        pass  # They are made anew from the store.
-    return None
+        return None  # They are made anew from the store.
+    pages = [cell_directory(directory, c.condition) / CHANGES for c in results.comparisons]
+    return results if all(map(Path.exists, [*pages, directory / REPORT])) else None

@@ -123,6 +123,16 @@ def test_answers_made_elsewhere_are_compared(
     (found,) = json.loads(stabfw("compare", before, after, "--json")).values()
     assert found["changed"] == ["2"]
     assert found["metrics"]["negative_flip_rate"][0] == pytest.approx(1 / 3)
+    strange = write("strange.jsonl", row(1, "[/INST] yes\u2028"), row(2, ""), {**row(3, "no")})
+    assert "  1: 'yes' → '[/inst] yes'" in stabfw("compare", before, strange)
+    empty = write("empty.jsonl", {**row(2, ""), "answer": None}, row(1, "x"), row(3, "no"))
+    (found,) = json.loads(stabfw("compare", strange, empty, "--json")).values()
+    assert found["changed"] == ["1"]
+    told = write("told.jsonl", {**row(1, "yes"), "correct": None}, {**row(2, "a"), "correct": True})
+    (found,) = json.loads(stabfw("compare", told, told, "--json")).values()
+    assert found["metrics"]["accuracy_base"][0] == 1
+    wrong = write("wrong.jsonl", {**row(1, "yes"), "correct": "false"})
+    assert "must be true or false" in stabfw("compare", wrong, wrong, code=Exit.USAGE)
     short = write("short.jsonl", row(1, "yes"), row(2, "yes"))
     assert "questions without an answer on one side: 1" in stabfw("compare", before, short)
     assert "short.jsonl:2: lacks gold" in stabfw(
@@ -157,6 +167,25 @@ def test_an_interrupted_run_says_how_to_go_on(spec: str) -> None:
     assert process.returncode == Exit.INTERRUPTED
     assert "Whole batches are kept; the same command goes on from there.\n" in said
     assert said.endswith("Interrupted.\n")
+
+
+def test_a_damaged_store_is_told(spec: str, stabfw: Callable[..., str]) -> None:
+    stabfw("run", spec, "-q")
+    path = Path(".stabfw/store/outcomes.sqlite")
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    said = stabfw("run", spec, code=Exit.USAGE)
+    assert "store" in said
+    assert "Traceback" not in said
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(
+    spec: str, stabfw: Callable[..., str]
+) -> None:
+    name = "models.0={type: parrot, name: 'a[/red]b'}"
+    assert "a[/red]b" in stabfw("plan", spec, "--set", name)
+    assert "a[/red]b" in stabfw("run", spec, "--set", name)
+    assert "a[/red]b" in stabfw("show", "runs/mine")
 
 
 def test_what_could_not_be_answered_is_told_by_the_exit_code(

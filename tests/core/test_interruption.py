@@ -82,7 +82,7 @@ def check_whole(spec: ExperimentSpec, per_cell: int) -> None:
     """No instance is lost or doubled; the primary key rules out doubles within a cell."""
     with Store(spec.store) as store:
         for row in store.cells():
-            assert row.status == "done"
+            assert row.status == "done", row.reason
             assert len(store.predictions(row.key)) == per_cell
         assert store._db.execute("SELECT count(*) FROM leases").fetchone() == (0,)
 

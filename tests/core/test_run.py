@@ -3,19 +3,20 @@
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stabfw.errors import IncompleteError, RunError, SpecError
+from stabfw.errors import IncompleteError, PluginError, RunError, SpecError
 from stabfw.experiment import Run, run
 from stabfw.metrics import Outcomes, pair
 from stabfw.plan import Condition, Role, make_plan
 from stabfw.registry import Registry
 from stabfw.report.results import Comparison
 from stabfw.report.serialise import load_results
-from stabfw.spec import ExperimentSpec
+from stabfw.spec import ExperimentSpec, load_spec
 from stabfw.store import Store
 
 Make = Callable[..., ExperimentSpec]
@@ -166,6 +167,8 @@ def test_unreadable_image_is_an_error_on_both_sides_not_a_wrong_answer(
     assert comparison.metrics["divergence_ratio"].n == 97
     assert comparison.counts.n_error_base == comparison.counts.n_error_variant == 3
     assert {cell.unanswered for cell in done.results.cells} == {3}
+    accuracy = done.results.cells[0].accuracy
+    assert (accuracy.value, accuracy.n) == (comparison.metrics["accuracy_base"].value, 97)
     (note,) = [n for n in done.results.notices if "could not be asked" in n]
     assert re.search(r"broken-\d.png: not a readable image \(unknown format\); stabfw reads", note)
 
@@ -215,6 +218,33 @@ def test_worker_that_dies_is_started_again_with_what_is_left(
 def test_accelerator_that_did_nothing_fails(make_spec: Make, registry: Registry) -> None:
     done = run(make_spec(stacks={"idle": ["idle"]}), registry=registry)
     assert "idle (stabfw-test-plugins 1.0) did nothing" in done.results.failures[0].reason
+
+
+def test_accelerator_that_raises_while_planning_is_named(
+    make_spec: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supports(self: object, info: object, request: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("stabfw_test_plugins.accelerators.Planted.supports", supports)
+    message = r"planted \(stabfw-test-plugins 1.0\) fails in supports\(\): ValueError: planted"
+    with pytest.raises(PluginError, match=message):
+        run(make_spec(stacks={"none": [{"type": "planted"}]}), registry=registry)
+
+
+def test_report_that_is_not_json_costs_the_stack_only(
+    make_spec: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "stabfw_test_plugins.accelerators.Planted.report",
+        lambda self, model: {"engaged": True, "ratio": float("nan")},
+    )
+    stacks = {"none": [{"type": "planted"}], "half": ["half"]}
+    done = run(make_spec(stacks=stacks), registry=registry)
+    assert ["none" in f.condition.stack for f in done.results.failures] == [True]
+    assert "planted (stabfw-test-plugins 1.0) reports what is not JSON" in (
+        done.results.failures[0].reason
+    )
 
 
 def test_unsupported_pair_is_recorded(make_spec: Make, registry: Registry) -> None:
@@ -280,6 +310,96 @@ class TestCalibration:
 
 def test_incomplete_error_has_its_exit_code() -> None:
     assert IncompleteError("x").exit_code == 4
+
+
+def test_results_of_another_spec_are_never_given(
+    make_spec: Make, registry: Registry, tmp_path: Path
+) -> None:
+    """A run that failed in part replaces the results, so the earlier ones must be made anew."""
+    flag = tmp_path / "fail"
+    flag.touch()
+    plain = make_spec(stacks={"good": [{"type": "planted"}]})
+    first = run(plain, registry=registry)
+    bad = {"good": [{"type": "planted"}], "bad": [{"type": "failing", "flag": str(flag)}]}
+    assert run(make_spec(stacks=bad), registry=registry).results.failures
+    again = run(plain, registry=registry)
+    assert (again.results, again.computed) == (first.results, 0)
+    assert load_spec(again.directory / "spec.yaml", registry) == plain
+
+
+def test_a_run_that_cannot_start_leaves_the_results_as_they_are(
+    make_spec: Make, registry: Registry, questions: Path
+) -> None:
+    spec = make_spec(stacks={"none": [{"type": "planted"}]})
+    done = run(spec, registry=registry)
+    broken = make_spec(benchmarks=[{"type": "questions", "path": str(questions), "split": "no"}])
+    with pytest.raises(SpecError, match="no split 'no'"):
+        run(broken, registry=registry)
+    assert load_spec(done.directory / "spec.yaml", registry) == spec
+
+
+def test_pages_that_are_gone_are_made_again(make_spec: Make, registry: Registry) -> None:
+    spec = make_spec(stacks={"none": [{"type": "planted"}]})
+    first = run(spec, registry=registry)
+    shutil.rmtree(first.directory / "cells")
+    again = run(spec, registry=registry)
+    assert (again.results, again.computed) == (first.results, 0)
+    assert list((first.directory / "cells").iterdir())
+
+
+def test_what_could_not_be_asked_is_asked_when_it_can_be(
+    make_spec: Make, registry: Registry, tmp_path: Path
+) -> None:
+    """The same bytes come back, so the key stays as it is."""
+    spec = make_spec(stacks={"none": [{"type": "planted"}]})
+    whole = run(spec, registry=registry)
+    with Store(spec.store) as store:
+        (key,) = [c.key for c in whole.results.cells if c.condition.stack == "none"]
+        store._db.execute(
+            "UPDATE predictions SET finish='error', error='away', input_hash='' "
+            "WHERE key=? AND batch=1",
+            (key,),
+        )
+    again = run(spec, registry=registry)
+    assert again.computed == 1
+    assert again.results.comparisons == whole.results.comparisons
+    assert {cell.unanswered for cell in again.results.cells} == {0}
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_accelerator_that_leaves_traces_fails_each_time(
+    make_spec: Make, registry: Registry, executor: str
+) -> None:
+    spec = make_spec(
+        models=["tiny-llava"],
+        benchmarks=[{"type": "shapes", "limit": 8}],
+        stacks={"leaky": ["leaky"], "good": [{"type": "attention"}]},
+        generation={"max_new_tokens": 2},
+        execution={"executor": executor, "workers": 1},
+    )
+    for _ in range(2):
+        done = run(spec, registry=registry)
+        (failure,) = done.results.failures
+        assert failure.condition.stack == "leaky"
+        assert "leaky (stabfw-test-plugins 1.0) did not restore the model" in failure.reason
+        assert only(done, "good")
+
+
+def test_models_that_are_the_same_share_a_noise_floor(make_spec: Make, registry: Registry) -> None:
+    spec = make_spec(
+        models=[{"type": "parrot", "name": name} for name in ("one", "two")],
+        stacks={"none": [{"type": "planted"}]},
+    )
+    for comparison in run(spec, registry=registry).results.comparisons:
+        assert comparison.floor["divergence_ratio"].n == 200
+
+
+def test_one_batch_has_no_noise_floor(make_spec: Make, registry: Registry) -> None:
+    def notices(size: int) -> list[str]:
+        done = run(make_spec(batch_size=size), registry=registry)
+        return [notice for notice in done.results.notices if "fit into one batch" in notice]
+
+    assert (len(notices(100)), notices(99)) == (1, [])
 
 
 def test_labels_tell_cells_apart(make_spec: Make, registry: Registry) -> None:

@@ -44,6 +44,8 @@ def command(baseline: str, variant: str, as_json: bool) -> None:
             f"nothing to compare: {baseline} has {', '.join(sides[0]) or 'nothing'}; "
             f"{variant} has {', '.join(sides[1]) or 'nothing'}"
         )
+    from rich.markup import escape
+
     console = terminal()
     found: dict[str, Any] = {}
     for name in (n for n in sides[0] if n in common):
@@ -65,12 +67,13 @@ def command(baseline: str, variant: str, as_json: bool) -> None:
         if as_json:
             continue
         how = "" if verified else " (pairing unverified)"
-        console.print(metrics_table(f"{name}{how}: {len(pairs)} questions", metrics))
+        console.print(metrics_table(escape(f"{name}{how}: {len(pairs)} questions"), metrics))
         if missing:
             console.print(f"[yellow]questions without an answer on one side: {missing}[/]")
         rows = list(zip(changed, *_answers(pairs), strict=True))
         for instance_id, before, after in rows[:20]:
-            console.print(f"  {instance_id}: {before!r} → {after!r}", highlight=False)
+            line = escape(f"  {instance_id}: {before!r} → {after!r}")
+            console.print(line, highlight=False)
         if len(rows) > 20:
             console.print(f"  … and {len(rows) - 20} more; --json lists all")
     if as_json:
@@ -113,8 +116,12 @@ def _read_jsonl(path: Path) -> Outcomes:
     from stabfw.components import normalised
     from stabfw.metrics import Outcomes
 
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise DataError(f"{path}: not a text in UTF-8: {error}") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -126,8 +133,12 @@ def _read_jsonl(path: Path) -> Outcomes:
             raise DataError(f"{path}:{number}: lacks {', '.join(lacking)}: {line[:80]}")
         gold = row["gold"] if isinstance(row["gold"], list) else [row["gold"]]
         answer = None if row["answer"] is None else normalised(str(row["answer"]))
-        right = answer is not None and answer in {normalised(str(item)) for item in gold}
-        rows.append((row, answer or None, bool(row.get("correct", right))))
+        right = row.get("correct")
+        if right is None:
+            right = answer in {normalised(str(item)) for item in gold}
+        elif not isinstance(right, bool):
+            raise DataError(f"{path}:{number}: `correct` must be true or false: {line[:80]}")
+        rows.append((row, answer or None, right))
     if not rows:
         raise DataError(f"{path}: no answers in it")
     return Outcomes.from_columns(
@@ -135,6 +146,6 @@ def _read_jsonl(path: Path) -> Outcomes:
         answer=[answer for _, answer, _ in rows],
         correct=[right and answer is not None for _, answer, right in rows],
         cluster=[str(row.get("cluster", row["id"])) for row, _, _ in rows],
-        text=[str(row.get("text", row["answer"])) for row, _, _ in rows],
+        text=[str(row.get("text", row["answer"]) or "") for row, _, _ in rows],
         status=["ok" if answer is not None else "empty" for _, answer, _ in rows],
     )

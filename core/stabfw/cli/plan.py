@@ -21,6 +21,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool) -> None:
       stabfw plan spec.yaml
       stabfw plan spec.yaml --explain --set generation.max_new_tokens=32
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from stabfw.plan import explain as differences
@@ -48,7 +49,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool) -> None:
                 state = f"{len(store.committed(key))} of {len(cells[key].batches)} batches"
             shown = {"done": "[green]yes[/]", "no": "no"}.get(state, f"[yellow]{state}[/]")
             count = len(cells[key].dataset.rows)
-            table.add_row(condition.label, str(condition.role), str(count), shown)
+            table.add_row(escape(condition.label), str(condition.role), str(count), shown)
         console.print(table)
         left = [c for c in plan.cells if c.key not in rows or rows[c.key].status != "done"]
         loads = sum(any(cell in left for cell in session.cells) for session in plan.sessions)
@@ -59,12 +60,13 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool) -> None:
             highlight=False,
         )
         for fit in plan.fits:
-            console.print(f"fit first: {fit.label} on {len(fit.instance_ids)} instances")
+            console.print(escape(f"fit first: {fit.label} on {len(fit.instance_ids)} instances"))
         for item in plan.unsupported:
-            console.print(f"[red]unsupported[/] {item.condition.label}: {item.reason}")
+            why = escape(f"{item.condition.label}: {item.reason}")
+            console.print(f"[red]unsupported[/] {why}")
         if explain:
             for cell in left:
                 reasons = differences(cell, list(rows.values())) or ["nothing like it is stored"]
-                console.print(f"[bold]{cell.condition.label}[/]", highlight=False)
+                console.print(escape(cell.condition.label), style="bold", highlight=False)
                 for reason in reasons:
-                    console.print(f"  {reason}", highlight=False, soft_wrap=True)
+                    console.print(escape(f"  {reason}"), highlight=False, soft_wrap=True)

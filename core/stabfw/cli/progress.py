@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,7 +41,7 @@ class ProgressObserver:
         self._begin = time.monotonic()
         what = f"{event.name}: {event.cells} cells, {event.cached} in the store"
         todo = f", {event.instances} instances to answer" if self._total else ""
-        self._console.print(what + todo, highlight=False)
+        self._console.print(escape(what + todo), highlight=False)
         if self._live and self._total:
             self._bar = Progress(
                 TextColumn("[bold]{task.fields[cells]}"),
@@ -48,7 +49,7 @@ class ProgressObserver:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[label]}", style="dim"),
+                TextColumn("{task.fields[label]}", style="dim", markup=False),
                 console=self._console,
                 transient=True,
             )
@@ -83,7 +84,8 @@ class ProgressObserver:
     @hookimpl
     def stabfw_cell_failed(self, event: Any) -> None:
         """Say what failed at once; the rest goes on."""
-        self._console.print(f"[red]failed[/] {event.label}: {event.reason}", highlight=False)
+        why = escape(f"{event.label}: {event.reason}")
+        self._console.print(f"[red]failed[/] {why}", highlight=False)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -104,7 +106,7 @@ class ProgressObserver:
             left = (self._total - self._done) * elapsed / max(self._done, 1)
             self._console.print(
                 f"{cells}  instances {self._done}/{self._total}  {rate}  "
-                f"{left:.0f} s left  {self._label}",
+                f"{left:.0f} s left  {escape(self._label)}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -51,10 +51,10 @@ def command(spec: Path, overrides: tuple[str, ...], quiet: bool) -> None:
 
     console = terminal()
     print_results(console, done.results)
-    console.print(f"report   {done.directory / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"changes  stabfw show {done.directory}", highlight=False, soft_wrap=True)
+    click.echo(f"report   {done.directory / 'report.html'}")
+    click.echo(f"changes  stabfw show {done.directory}")
     for text, address in _links(done.directory):
-        console.print(f"{text}: {address}", highlight=False, soft_wrap=True)
+        click.echo(f"{text}: {address}")
     if failed := [f for f in done.results.failures if f.status == "failed"]:
         raise IncompleteError(
             f"{len(failed)} cells failed, so the results are partial; mend the cause and give the "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stabfw.errors import RunError
+from stabfw.errors import DataError, RunError
 
 _KINDS = ("negative", "positive", "wrong_churn", "right_churn")
 
@@ -17,7 +18,14 @@ _KINDS = ("negative", "positive", "wrong_churn", "right_churn")
 @click.option("--stack", help="Only this stack.")
 @click.option("--perturbation", help="Only this perturbation; `clean` for none.")
 @click.option("--kind", type=click.Choice(_KINDS), help="Only changes of this kind.")
-@click.option("--limit", "-n", default=20, show_default=True, help="Changes shown of each cell.")
+@click.option(
+    "--limit",
+    "-n",
+    default=20,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Changes shown of each cell.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, all of them.")
 def command(
     run: Path,
@@ -34,6 +42,7 @@ def command(
       stabfw show runs/demo --stack fastv-50 --kind negative
       stabfw show runs/demo --json > changes.jsonl
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from stabfw.report.layout import CHANGES, RESULTS, cell_directory
@@ -60,13 +69,13 @@ def command(
             f"perturbations: {', '.join(names) or 'none'}"
         )
     for comparison in wanted:
-        lines = (cell_directory(run, comparison.condition) / CHANGES).read_text().splitlines()
-        changes = [c for c in map(json.loads, lines) if kind in (None, c["kind"])]
+        found = _changes(cell_directory(run, comparison.condition) / CHANGES)
+        changes = [change for change in found if kind in (None, change["kind"])]
         if as_json:
             for change in changes:
                 click.echo(json.dumps({"cell": comparison.condition.label, **change}))
             continue
-        title = f"{comparison.condition.label}: {len(changes)} changed"
+        title = escape(f"{comparison.condition.label}: {len(changes)} changed")
         if len(changes) > limit:
             title += f", {limit} shown"
         table = Table(title=title, title_justify="left", header_style="bold", show_lines=True)
@@ -77,11 +86,23 @@ def command(
             margin = change["base_margin"]
             table.add_row(
                 change["instance_id"][:8],
-                change["question"],
-                change["gold"],
-                change["base_answer"] or repr(change["base_text"]),
-                change["variant_answer"] or repr(change["variant_text"]),
+                escape(change["question"]),
+                escape(change["gold"]),
+                escape(change["base_answer"] or repr(change["base_text"])),
+                escape(change["variant_answer"] or repr(change["variant_text"])),
                 f"[red]{change['kind']}[/]" if lost else change["kind"],
                 "" if margin is None else f"{margin:.2f}",
             )
         console.print(table)
+
+
+def _changes(path: Path) -> list[dict[str, Any]]:
+    try:
+        # A question may hold other characters that `splitlines` takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot read the changed answers: {error}; run `stabfw run` again, it reuses "
+            "the stored answers"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stabfw.metrics.stability import MetricValue
@@ -26,7 +27,7 @@ def comparison_table(results: Results) -> Table:
     several_benchmarks = len({c.condition.benchmark for c in results.comparisons}) > 1
     several_seeds = len({c.condition.seed for c in results.comparisons}) > 1
     table = Table(
-        title=f"{results.name}: {results.estimand} comparison, 95 % intervals",
+        title=escape(f"{results.name}: {results.estimand} comparison, 95 % intervals"),
         title_justify="left",
         header_style="bold",
         caption="acc Δ in points; the rest in % of the answers (correct loss: of the right ones)",
@@ -56,9 +57,9 @@ def comparison_table(results: Results) -> Table:
         note = "" if is_stack else f"\n({condition.role})"
         shown = condition.stack + note if group != before else ""
         table.add_row(
-            *names,
-            shown,
-            condition.perturbation + seed,
+            *map(escape, names),
+            escape(shown),
+            escape(condition.perturbation + seed),
             *_numbers(item),
             style="" if is_stack else "dim",
         )
@@ -83,18 +84,18 @@ def metrics_table(title: str, metrics: Metrics) -> Table:
 def print_results(console: Console, results: Results) -> None:
     """Print notices, the table and what is missing."""
     for notice in results.notices:
-        console.print(f"[yellow]note[/] {notice}", highlight=False)
+        console.print(f"[yellow]note[/] {escape(notice)}", highlight=False)
     if results.comparisons:
         console.print(comparison_table(results))
     for cell in results.cells:
         if cell.condition.role is Role.BASELINE and not results.comparisons:
             bounds = interval(cell.accuracy)
             console.print(
-                f"{cell.condition.label}: accuracy {percent(cell.accuracy.value)} {bounds}"
+                escape(f"{cell.condition.label}: accuracy {percent(cell.accuracy.value)} {bounds}")
             )
     for failure in results.failures:
         console.print(
-            f"[red]{failure.status}[/] {failure.condition.label}: {failure.reason}",
+            f"[red]{failure.status}[/] {escape(f'{failure.condition.label}: {failure.reason}')}",
             highlight=False,
         )
 

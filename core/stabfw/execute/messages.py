@@ -64,10 +64,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell cannot be computed; the batches sent so far hold."""
+    """A cell cannot be computed; the batches sent so far hold, unless they are to be discarded."""
 
     key: str
     reason: str
+    discard: bool = False
 
 
 Message = Started | Batch | Ended | Failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -126,35 +127,33 @@ def _run_stack(
     """Attach a stack and compute its cells; return whether the model can serve another stack."""
     model, members = loaded.model, cells[0].members
     attaching = bool(members) and model.module is not None
-    open_keys = [cell.key for cell in cells]
-    probe = _probe(loaded, cells[0], inputs) if attaching else None
-    shape = fingerprint(model.module) if attaching and model.module is not None else {}
+    complete: list[str] = []
+    reason = change = ""
     try:
+        before = _state(loaded, cells[0], inputs) if attaching else None
         with Patch() as patch:
             for member in members:
                 member.component.attach(model, _artefact(member, artefacts), patch)
             for cell in cells:
                 yield from _run_cell(loaded, cell, todo[cell.key], inputs)
-                # What a cell sent stands even if the next one fails.
-                open_keys.remove(cell.key)
+                complete.append(cell.key)
+        if before is not None:
+            change = _change(before, loaded, cells[0], inputs)
     except Exception as error:
-        yield from (Failed(key, _reason(error)) for key in open_keys)
-        return False
-    if not attaching:
-        return True
-    assert model.module is not None
-    after = fingerprint(model.module)
-    left = sorted(k for k in shape.keys() | after.keys() if shape.get(k) != after.get(k))
-    if left or _probe(loaded, cells[0], inputs) != probe:
-        what = f"changed {', '.join(left[:3])}" if left else "answers a probe differently"
+        reason = _reason(error)
+    if change:
         names = " + ".join(member.origin for member in members)
         reason = (
-            f"{names} did not restore the model: afterwards it {what}. Make every edit in "
+            f"{names} did not restore the model: afterwards it {change}. Make every edit in "
             "attach() through `patch`"
         )
-        yield from (Failed(cell.key, reason) for cell in cells)
-        return False
-    return True
+    for cell in cells:
+        # What a cell sent stands even if the next one fails, unless the stack left traces.
+        if cell.key in complete and not change:
+            yield Ended(cell.key)
+        else:
+            yield Failed(cell.key, reason, discard=bool(change))
+    return not reason
 
 
 def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterator[Message]:
@@ -171,9 +170,8 @@ def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterat
         begin = time.perf_counter()
         outcomes = _run_batch(model, cell, cell.batches[number], inputs)
         report = {member.type: dict(member.component.report(model)) for member in cell.members}
-        _check_engaged(cell, report)
+        _check_report(cell, report)
         yield Batch(cell.key, number, tuple(outcomes), report, time.perf_counter() - begin)
-    yield Ended(cell.key)
 
 
 def _run_batch(model: LoadedModel, cell: Cell, ids: Sequence[str], inputs: Inputs) -> list[Outcome]:
@@ -229,13 +227,40 @@ def _check_observed(session: Session, model: LoadedModel) -> None:
             )
 
 
-def _check_engaged(cell: Cell, report: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_report(cell: Cell, report: Mapping[str, Mapping[str, Any]]) -> None:
     for member in cell.members:
+        try:
+            json.dumps(report[member.type], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{member.origin} reports what is not JSON: {error}") from error
         if report[member.type].get("engaged") is False:
             raise RunError(
                 f"{member.origin} did nothing in stack '{cell.condition.stack}': "
                 f"{dict(report[member.type])}; its answers would be the baseline's"
             )
+
+
+def _state(loaded: _Loaded, cell: Cell, inputs: Inputs) -> tuple[dict[str, str], object]:
+    """What an accelerator has to restore: the model's structure, and its answer to a probe."""
+    assert loaded.model.module is not None
+    # The probe comes first: transformers adds hooks of its own when a model is first used.
+    answer = _probe(loaded, cell, inputs)
+    return fingerprint(loaded.model.module), answer
+
+
+def _change(
+    before: tuple[dict[str, str], object], loaded: _Loaded, cell: Cell, inputs: Inputs
+) -> str:
+    """Say in which way the model is no longer as it was, or nothing."""
+    try:
+        after = _state(loaded, cell, inputs)
+    except Exception as error:
+        return f"cannot answer any more ({type(error).__name__}: {error})"
+    old, new = before[0], after[0]
+    left = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if left:
+        return f"changed {', '.join(left[:3])}"
+    return "answers a probe differently" if before[1] != after[1] else ""
 
 
 def _probe(loaded: _Loaded, cell: Cell, inputs: Inputs) -> object:

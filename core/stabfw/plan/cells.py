@@ -19,7 +19,7 @@ from stabfw.components import (
     ModelInfo,
     Perturbation,
 )
-from stabfw.errors import PluginError, SpecError
+from stabfw.errors import PluginError, SpecError, blaming
 from stabfw.plan.batches import Batches, batch_plan
 from stabfw.plan.conditions import BASELINE, CLEAN, Condition, Role
 from stabfw.plan.datasets import Dataset, Row, open_dataset
@@ -318,6 +318,11 @@ class _Planner:
     def _baseline(self, model: _Model, request: LoadRequest, scenario: _Scenario) -> str:
         circumstance = _circumstance(model.request, request)
         floor = self.spec.controls.noise_floor
+        if floor and len(scenario.dataset.rows) <= self.spec.batch_size:
+            self.notices.append(
+                f"{scenario.dataset.name}: all instances fit into one batch, so its noise floor "
+                "shows no other company; choose a smaller `batch_size` or more instances"
+            )
         keys = []
         for repeat in range(1 + (floor.repeats if floor else 0)):
             condition = Condition(
@@ -346,7 +351,9 @@ class _Planner:
             role=stack.role,
         )
         for kind, member in stack.members:
-            if reason := member.supports(model.info, model.request):
+            with blaming(self._origin(kind), "supports()"):
+                reason = member.supports(model.info, model.request)
+            if reason:
                 self.unsupported.append(Unsupported(condition, f"{kind}: {reason}"))
                 return
         loaded = model
@@ -447,13 +454,15 @@ class _Planner:
     def _members(self, model: _Model, request: LoadRequest, stack: _Stack) -> tuple[Member, ...]:
         members: tuple[Member, ...] = ()
         for kind, component in stack.members:
-            plugin = self.registry.find(Kind.ACCELERATOR, kind)
-            origin = f"{kind} ({plugin.distribution} {plugin.version})"
-            member = Member(kind, component, origin)
+            member = Member(kind, component, self._origin(kind))
             if component.needs_fit:
                 member = self._fitted(model, request, stack, member)
             members = (*members, member)
         return members
+
+    def _origin(self, kind: str) -> str:
+        plugin = self.registry.find(Kind.ACCELERATOR, kind)
+        return f"{kind} ({plugin.distribution} {plugin.version})"
 
     def _fitted(self, model: _Model, request: LoadRequest, stack: _Stack, member: Member) -> Member:
         if self.calibration is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stabfw.components import (
     Score,
 )
 from stabfw.components.data import Answer
+from stabfw.errors import blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
 from stabfw.metrics import (
@@ -68,7 +70,8 @@ class CellOutcomes:
         return Table.from_columns(
             [row.id for row in rows],
             cluster=[row.cluster for row in rows],
-            input_hash=[prediction[0] for prediction, _, _ in found],
+            # What was not asked has no input to be compared.
+            input_hash=[prediction[0] or None for prediction, _, _ in found],
             answer=[answer.value for _, answer, _ in found],
             text=[prediction[1].text for prediction, _, _ in found],
             status=[
@@ -204,9 +207,12 @@ class _Measuring:
             values["excess_divergence"] = excess_divergence(pairs, repeats)
         values |= self._beside_clean(condition, pairs, repeats)
         for name, metric in self.metrics:
-            for item, value in metric.compute(pairs).items():
+            with blaming(f"metric {name}", "compute()"):
+                computed = dict(metric.compute(pairs))
+            for item, value in computed.items():
+                known = value if value is not None and isfinite(value) else None
                 values[f"{name}.{item}"] = MetricValue(
-                    f"{name}.{item}", value, None, None, len(pairs), "plugin"
+                    f"{name}.{item}", known, None, None, len(pairs), "plugin"
                 )
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
@@ -255,12 +261,16 @@ class _Measuring:
 
     def _floor(self, base_key: str) -> tuple[list[Pairs], Metrics]:
         if base_key not in self._floors:
-            repeats = [
-                pair(self.done[base_key].table, self.done[key].table)
+            keys = {
+                key: None
                 for condition, key in self.plan.named.items()
-                if condition.role is Role.FLOOR
-                and self.plan.base_of[key] == base_key
-                and key in self.done
+                if condition.role is Role.FLOOR and self.plan.base_of[key] == base_key
+            }
+            base = self.done[base_key].table
+            repeats = [
+                pair(base, self.done[key].table)
+                for key in keys
+                if key in self.done and key != base_key
             ]
             self._floors[base_key] = (repeats, noise_floor(repeats) if repeats else {})
         return self._floors[base_key]
@@ -325,17 +335,19 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     table = outcomes.table
     row = store.cell(outcomes.cell.key)
     assert row is not None
-    interval = proportion_interval(table.correct, table.cluster)
+    answered = ~np.isin(table.status, ("error", "missing"))
+    correct = table.correct[answered]
+    interval = proportion_interval(correct, table.cluster[answered])
     predictions = [prediction for _, prediction in outcomes.predictions.values()]
     latency = [prediction.latency_ms for prediction in predictions]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
-    n = len(table)
+    n = len(correct)
     return CellResult(
         key=outcomes.cell.key,
         condition=condition,
         accuracy=MetricValue(
             "accuracy",
-            float(np.mean(table.correct)),
+            float(np.mean(correct)) if n else None,
             interval.low,
             interval.high,
             n,
@@ -344,7 +356,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
         unanswered=len(outcomes.errors),
         report=row.report,
         facts={
-            "instances": n,
+            "instances": len(table),
             "latency_ms_mean": float(np.mean(latency)) if latency else None,
             "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
             "seconds": row.seconds,

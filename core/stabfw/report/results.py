@@ -30,8 +30,8 @@ class CellResult:
     Attributes:
         key: Content key in the store.
         condition: Its names.
-        accuracy: Share of correct answers with its interval.
-        unanswered: Number of instances that could not be asked; they count as not correct.
+        accuracy: Share of correct answers, among those given, with its interval.
+        unanswered: Number of instances that could not be asked.
         report: What each member of the stack reported of itself, by member.
         facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
     """

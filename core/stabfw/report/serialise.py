@@ -24,7 +24,7 @@ _MARK = "stabfw_results"
 def dump_results(results: Results) -> str:
     """Write results as JSON text; equal results give equal text."""
     document = {_MARK: SCHEMA, "results": _encode(results)}
-    return json.dumps(document, ensure_ascii=False, indent=1)
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def save_results(results: Results, path: Path) -> None:

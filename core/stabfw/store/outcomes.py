@@ -83,7 +83,7 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 self._prepare()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise StoreError(
                 f"{directory}: cannot use this directory as a store: {error}; "
                 "choose another one with `store:` in the spec or --set store=DIR"
@@ -185,6 +185,25 @@ class Store:
             for table in ("batches", "predictions", "scores"):
                 self._db.execute(f"DELETE FROM {table} WHERE key=?", (key,))
 
+    def reopen_errors(self, key: str) -> None:
+        """Give up the batches of a finished cell in which instances could not be asked."""
+        failed = "SELECT DISTINCT batch FROM predictions WHERE key=? AND finish=?"
+        error = FinishReason.ERROR.value
+        with self._transaction():
+            done = "SELECT 1 FROM cells WHERE key=? AND status='done'"
+            if not self._db.execute(done, (key,)).fetchone():
+                return
+            numbers = [number for (number,) in self._db.execute(failed, (key, error))]
+            for number in numbers:
+                at = "SELECT instance FROM predictions WHERE key=? AND batch=?"
+                self._db.execute(
+                    f"DELETE FROM scores WHERE key=? AND instance IN ({at})", (key, key, number)
+                )
+                self._db.execute("DELETE FROM predictions WHERE key=? AND batch=?", (key, number))
+                self._db.execute("DELETE FROM batches WHERE key=? AND number=?", (key, number))
+            if numbers:
+                self._db.execute("UPDATE cells SET status='started' WHERE key=?", (key,))
+
     def commit_batch(
         self,
         key: str,
@@ -261,7 +280,9 @@ class Store:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            # SQLite may have rolled back by itself, and the first error is the one to tell.
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
