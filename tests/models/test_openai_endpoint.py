@@ -81,6 +81,8 @@ def test_log_probabilities_can_be_left_out(
     (answer,) = ask(endpoint(server.url, logprobs=False), prompts[:1])
     assert answer.text
     assert (answer.logprobs, answer.top, answer.margin) == ((), (), None)
+    # Else answers without them would be reused when they are asked for.
+    assert endpoint(server.url).request() != endpoint(server.url, logprobs=False).request()
 
 
 @pytest.mark.parametrize("trouble", ["429", "500", "503", "cut", "late"])

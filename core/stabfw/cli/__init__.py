@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sqlite3
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -126,13 +125,6 @@ def invoke(args: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.secho("Interrupted.", fg="red", err=True)
         return Exit.INTERRUPTED
-    except sqlite3.Error as error:
-        _fail(
-            f"the store cannot be read or written: {error}; free some space, or put the copy of an "
-            "intact store in its place, or use another one (--set store=DIR)",
-            state,
-        )
-        return Exit.USAGE
     except Exception as error:
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {error}. This is a bug, please report it", State())

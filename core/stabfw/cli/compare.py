@@ -117,6 +117,7 @@ def _read_jsonl(path: Path) -> Outcomes:
     from stabfw.metrics import Outcomes
 
     try:
+        # An answer may hold other characters that `splitlines` takes for the end of a line.
         lines = path.read_text(encoding="utf-8").split("\n")
     except ValueError as error:
         raise DataError(f"{path}: not a text in UTF-8: {error}") from error

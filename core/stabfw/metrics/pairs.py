@@ -70,6 +70,11 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.instance_id)
 
+    @cached_property
+    def usable(self) -> BoolArray:
+        """Where the model produced output: neither missing nor an error."""
+        return _usable(self.status)
+
     @classmethod
     def from_columns(
         cls,
@@ -183,7 +188,7 @@ class Side:
     @cached_property
     def usable(self) -> BoolArray:
         """Where the model produced output: neither missing nor an error."""
-        return self.present & ~_equals(self.status, "error")
+        return _usable(self.status)
 
     def select(self, mask: BoolArray | IntArray) -> Side:
         """Return the rows that a mask or an index array picks."""
@@ -381,6 +386,10 @@ def _objects(values: Sequence[Any] | NDArray[Any]) -> ObjectArray:
 
 def _equals(column: ObjectArray, value: str) -> BoolArray:
     return np.asarray(column == value, dtype=np.bool_)
+
+
+def _usable(status: ObjectArray) -> BoolArray:
+    return ~(_equals(status, "missing") | _equals(status, "error"))
 
 
 def _check_lengths(table: Outcomes | Side | Pairs) -> None:

@@ -230,8 +230,7 @@ class _Planner:
                 self._baseline(model, model.request, scenario)
         for model in models:
             for stack in self._stacks(model):
-                for scenario in scenarios:
-                    self._compared(model, stack, scenario)
+                self._compared(model, stack, scenarios)
         return Plan(
             sessions=tuple(self._session(key, cells) for key, cells in self.sessions.items()),
             named=self.named,
@@ -340,31 +339,41 @@ class _Planner:
             self.base_of[key] = keys[0]
         return keys[0]
 
-    def _compared(self, model: _Model, stack: _Stack, scenario: _Scenario) -> None:
+    def _compared(self, model: _Model, stack: _Stack, scenarios: Sequence[_Scenario]) -> None:
         request = reduce(lambda r, m: m[1].on_load(r), stack.members, model.request)
-        condition = Condition(
-            model=model.name,
-            stack=stack.name,
-            benchmark=scenario.dataset.name,
-            perturbation=scenario.perturbation,
-            seed=scenario.seed,
-            role=stack.role,
-        )
-        for kind, member in stack.members:
-            with blaming(self._origin(kind), "supports()"):
-                reason = member.supports(model.info, model.request)
-            if reason:
-                self.unsupported.append(Unsupported(condition, f"{kind}: {reason}"))
-                return
+        conditions = [
+            Condition(
+                model=model.name,
+                stack=stack.name,
+                benchmark=scenario.dataset.name,
+                perturbation=scenario.perturbation,
+                seed=scenario.seed,
+                role=stack.role,
+            )
+            for scenario in scenarios
+        ]
+        if reason := self._refusal(model, stack):
+            self.unsupported += [Unsupported(condition, reason) for condition in conditions]
+            return
         loaded = model
         if (request.source, request.revision) != (model.request.source, model.request.revision):
             loaded = replace(model, info=model.model.describe(request))
         members = self._members(loaded, request, stack)
-        key = self._cell(condition, loaded, request, members, scenario)
         base = model.request
         if self.spec.compare == "matched":
             base = _shared_circumstances(model.request, request, stack)
-        self.base_of[key] = self._baseline(model, base, scenario)
+        for condition, scenario in zip(conditions, scenarios, strict=True):
+            key = self._cell(condition, loaded, request, members, scenario)
+            self.base_of[key] = self._baseline(model, base, scenario)
+
+    def _refusal(self, model: _Model, stack: _Stack) -> str:
+        """Why a stack cannot work on a model, or nothing."""
+        for kind, member in stack.members:
+            with blaming(self._origin(kind), "supports()"):
+                reason = member.supports(model.info, model.request)
+            if reason:
+                return f"{kind}: {reason}"
+        return ""
 
     def _cell(
         self,

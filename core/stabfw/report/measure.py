@@ -335,9 +335,8 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     table = outcomes.table
     row = store.cell(outcomes.cell.key)
     assert row is not None
-    answered = ~np.isin(table.status, ("error", "missing"))
-    correct = table.correct[answered]
-    interval = proportion_interval(correct, table.cluster[answered])
+    correct = table.correct[table.usable]
+    interval = proportion_interval(correct, table.cluster[table.usable])
     predictions = [prediction for _, prediction in outcomes.predictions.values()]
     latency = [prediction.latency_ms for prediction in predictions]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]

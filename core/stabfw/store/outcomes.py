@@ -108,21 +108,19 @@ class Store:
 
     def dataset(self, fingerprint: str) -> Any | None:
         """Return what `put_dataset` kept under a fingerprint, or None."""
-        row = self._db.execute(
-            "SELECT content FROM datasets WHERE fingerprint=?", (fingerprint,)
-        ).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._execute("SELECT content FROM datasets WHERE fingerprint=?", fingerprint)
+        return json.loads(rows[0][0]) if rows else None
 
     def put_dataset(self, fingerprint: str, content: object) -> None:
         """Keep a JSON-compatible description of a data set."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO datasets VALUES (?, ?)", (fingerprint, canonical(content))
+        self._execute(
+            "INSERT OR REPLACE INTO datasets VALUES (?, ?)", fingerprint, canonical(content)
         )
 
     def artefact(self, recipe: str) -> bytes | None:
         """Return what `put_artefact` kept for a recipe, or None."""
-        row = self._db.execute("SELECT data FROM artefacts WHERE recipe=?", (recipe,)).fetchone()
-        return bytes(row[0]) if row else None
+        rows = self._execute("SELECT data FROM artefacts WHERE recipe=?", recipe)
+        return bytes(rows[0][0]) if rows else None
 
     def artefact_digest(self, recipe: str) -> str | None:
         """sha256 of the artefact of a recipe, or None while there is none."""
@@ -131,19 +129,18 @@ class Store:
 
     def put_artefact(self, recipe: str, data: bytes) -> None:
         """Keep an artefact; the first one made from a recipe stays."""
-        self._db.execute("INSERT OR IGNORE INTO artefacts VALUES (?, ?)", (recipe, data))
+        self._execute("INSERT OR IGNORE INTO artefacts VALUES (?, ?)", recipe, data)
 
     # Cells
 
     def cell(self, key: str) -> CellRow | None:
         """Return what is known of a cell."""
-        row = self._db.execute("SELECT * FROM cells WHERE key=?", (key,)).fetchone()
-        return _cell(row) if row else None
+        rows = self._execute("SELECT * FROM cells WHERE key=?", key)
+        return _cell(rows[0]) if rows else None
 
     def cells(self) -> Iterator[CellRow]:
         """Yield all cells, in the order of their keys."""
-        for row in self._db.execute("SELECT * FROM cells"):
-            yield _cell(row)
+        yield from map(_cell, self._execute("SELECT * FROM cells"))
 
     def claim(self, key: str, fields: Mapping[str, Any], label: str) -> bool:
         """Take a cell to work on it; False while another living process has it or it is done."""
@@ -169,15 +166,13 @@ class Store:
 
     def committed(self, key: str) -> frozenset[int]:
         """Numbers of the batches of a cell that are in the store."""
-        rows = self._db.execute("SELECT number FROM batches WHERE key=?", (key,))
+        rows = self._execute("SELECT number FROM batches WHERE key=?", key)
         return frozenset(number for (number,) in rows)
 
     def begin(self, key: str, weights: str, provenance: Mapping[str, Any]) -> None:
         """Note what was observed when the cell's model was loaded."""
-        self._db.execute(
-            "UPDATE cells SET weights=?, provenance=? WHERE key=?",
-            (weights, canonical(provenance), key),
-        )
+        update = "UPDATE cells SET weights=?, provenance=? WHERE key=?"
+        self._execute(update, weights, canonical(provenance), key)
 
     def restart(self, key: str) -> None:
         """Forget all outcomes of a cell."""
@@ -239,25 +234,26 @@ class Store:
 
     def release(self, key: str) -> None:
         """Give a cell up unfinished."""
-        self._db.execute("DELETE FROM leases WHERE key=?", (key,))
+        self._execute("DELETE FROM leases WHERE key=?", key)
 
     # Outcomes
 
     def predictions(self, key: str) -> dict[str, tuple[str, Prediction]]:
         """Return input hash and prediction of every instance of a cell, by instance id."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT instance, input_hash, text, finish, error, latency_ms, detail "
             "FROM predictions WHERE key=?",
-            (key,),
+            key,
         )
         return {row[0]: (row[1], _prediction(row)) for row in rows}
 
     def scores(self, key: str, scorer: str) -> dict[str, tuple[Answer, Score]]:
         """Return answers and scores of a cell that a version of a scorer made, by instance id."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT instance, answer, kind, status, value, correct FROM scores "
             "WHERE key=? AND scorer=?",
-            (key, scorer),
+            key,
+            scorer,
         )
         return {
             instance: (
@@ -274,17 +270,34 @@ class Store:
 
     # Internals
 
+    def _execute(self, statement: str, *values: object) -> list[Any]:
+        with self._telling():
+            return self._db.execute(statement, values).fetchall()
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        with self._telling():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                # SQLite may have rolled back by itself, and the first error is the one to tell.
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            # SQLite may have rolled back by itself, and the first error is the one to tell.
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # Not the file's fault, but ours.
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path}: the store cannot be read or written: {error}; free some space, or "
+                "put a copy of an intact store in its place, or use another one (--set store=DIR)"
+            ) from error
 
     def _prepare(self) -> None:
         tables = self._db.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()

@@ -121,8 +121,7 @@ class HfVlm(HfModel[HfVlmConfig]):
             DataError: If it is not there, or holds a model of another family.
         """
         found = files.locate(self.config.source, self.config.revision)
-        family = found.config()["model_type"]
-        if self.families and family not in self.families:
+        if self.families and (family := found.config()["model_type"]) not in self.families:
             raise DataError(
                 f"{self.config.source}: this is a {family} model, not "
                 f"{' or '.join(sorted(self.families))}; `type: hf-vlm` takes any family"

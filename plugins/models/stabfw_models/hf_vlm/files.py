@@ -11,6 +11,9 @@ from typing import Any
 from stabfw.components import ModelInfo, file_digest
 from stabfw.errors import DataError
 
+#: How transformers may load a checkpoint: from this machine, and running none of its code.
+FROM_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
 #: Families whose parts are where `loaded.find_anatomy` looks.
 ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
 

@@ -27,7 +27,13 @@ from stabfw.components.anatomy import Anatomy
 from stabfw.errors import DataError, RunError
 from transformers.utils import logging as transformers_logging
 
-from stabfw_models.hf_vlm.files import ANATOMY_FAMILIES, Checkpoint, describe, processor_name
+from stabfw_models.hf_vlm.files import (
+    ANATOMY_FAMILIES,
+    FROM_DISK,
+    Checkpoint,
+    describe,
+    processor_name,
+)
 from stabfw_models.hf_vlm.processors import load_processor
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
@@ -239,9 +245,8 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
             checkpoint.folder,
             dtype=getattr(torch, request.dtype),
             attn_implementation=request.attention,
-            local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
+            **FROM_DISK,
             **request.options,
         )
     except (OSError, ValueError) as error:

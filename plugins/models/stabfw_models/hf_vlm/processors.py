@@ -9,9 +9,7 @@ import transformers
 from stabfw.errors import DataError
 from transformers.utils import is_torchvision_available
 
-from stabfw_models.hf_vlm.files import Checkpoint, processor_class
-
-_SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+from stabfw_models.hf_vlm.files import FROM_DISK, Checkpoint, processor_class
 
 
 def load_processor(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
@@ -41,7 +39,7 @@ def load_processor(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
         )
     # PIL and torchvision resize differently, enough to change answers.
     processor.image_processor = transformers.AutoImageProcessor.from_pretrained(
-        checkpoint.folder, backend="pil", **_SAFE, **options
+        checkpoint.folder, backend="pil", **FROM_DISK, **options
     )
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
@@ -54,8 +52,8 @@ def _load(checkpoint: Checkpoint) -> Any:
     name = processor_class(checkpoint)
     stated = getattr(transformers, name, None) if name else None
     if stated is None or is_torchvision_available() or not _takes_videos(stated):
-        return transformers.AutoProcessor.from_pretrained(checkpoint.folder, **_SAFE)
-    return _without_videos(stated).from_pretrained(checkpoint.folder, **_SAFE)
+        return transformers.AutoProcessor.from_pretrained(checkpoint.folder, **FROM_DISK)
+    return _without_videos(stated).from_pretrained(checkpoint.folder, **FROM_DISK)
 
 
 def _takes_videos(processor: Any) -> bool:

@@ -54,7 +54,7 @@ class OpenAiEndpoint(Model[OpenAiEndpointConfig]):
             dtype="",
             attention="",
             device="remote",
-            options={"model": self.config.model},
+            options={"model": self.config.model, "logprobs": self.config.logprobs},
         )
 
     def describe(self, request: LoadRequest) -> ModelInfo:

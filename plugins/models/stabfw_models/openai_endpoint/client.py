@@ -108,7 +108,7 @@ class LoadedEndpoint(LoadedModel):
             "temperature": 0,
             "seed": 0,
         }
-        if self._config.logprobs:
+        if self.request.options["logprobs"]:
             body |= {"logprobs": True, "top_logprobs": options.top_tokens}
         return {**body, **options.extra}
 
