@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 VENV   := .venv
+MODEL  ?= tiny-llava
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -44,8 +45,8 @@ lint: $(READY)  ## Style, types and import layers only.
 perf: $(READY)  ## Measure the framework's own cost as ratios.
 	$(BIN)/python -m perf
 
-train: $(READY)  ## Train the embedded model anew (half an hour or more).
-	$(BIN)/python -m stabfw_models.tiny_llava.training --seed 0 --out training/seed-0
+train: $(READY)  ## Train an embedded model anew: MODEL=tiny-llava (half an hour or more).
+	$(BIN)/python -m stabfw_models.tiny.training --model $(MODEL) --seed 0 --out training/$(MODEL)
 
 clean:  ## Remove what was built or computed here.
 	rm -rf $(VENV) .stabfw runs mlflow.db mlartifacts

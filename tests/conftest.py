@@ -19,9 +19,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def tiny() -> Iterator[Any]:
     """The embedded model in float32 on one CPU thread. Leave it as you found it."""
-    from stabfw_models.tiny_llava import TinyLlava, TinyLlavaConfig
+    from stabfw_models.tiny import TinyConfig, TinyLlava
 
-    model = TinyLlava(TinyLlavaConfig(device="cpu", dtype="float32", threads=1))
+    model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
     with model.open(model.request()) as loaded:
         yield loaded
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from stabfw.components import Prediction
 from stabfw_accelerators.attention import Attention, AttentionConfig
-from stabfw_models.tiny_llava import TinyLlava, TinyLlavaConfig
+from stabfw_models.tiny import TinyConfig, TinyLlava
 
 Ask = Callable[..., list[Prediction]]
 
 
 def test_answers_stay(ask: Ask, baseline: list[Prediction]) -> None:
     accelerator = Attention(AttentionConfig(implementation="eager"))
-    model = TinyLlava(TinyLlavaConfig(device="cpu", threads=1))
+    model = TinyLlava(TinyConfig(device="cpu", threads=1))
     with model.open(accelerator.on_load(model.request())) as loaded:
         answers = ask(loaded)
         report = accelerator.report(loaded)

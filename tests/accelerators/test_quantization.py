@@ -15,14 +15,14 @@ from stabfw.components.patch import weights_digest
 from stabfw.errors import UnsupportedError
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
-from stabfw_models.tiny_llava import TinyLlava, TinyLlavaConfig
+from stabfw_models.tiny import TinyConfig, TinyLlava
 
 Ask = Callable[..., list[Prediction]]
 
 
 @contextmanager
 def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
-    model = TinyLlava(TinyLlavaConfig(device="cpu", dtype="float32", threads=1))
+    model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
     with model.open(accelerator.on_load(model.request())) as loaded:
         accelerator.transform(loaded, None)
         yield loaded

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from stabfw.testing import run_checks
-from stabfw_models.tiny_llava import WEIGHTS
+from stabfw_models.tiny import WEIGHTS
 
 
 def test_it_keeps_to_the_contracts(tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(WEIGHTS, other)
+    shutil.copytree(WEIGHTS / "tiny-llava", other)
     weights = load_file(other / "model.safetensors")
     noise = torch.Generator().manual_seed(0)
     for name, tensor in weights.items():

@@ -52,6 +52,6 @@ def test_validating_a_spec_with_built_in_plugins(tmp_path: Path) -> None:
         "load_spec('spec.yaml', Registry())"
     )
     loaded = imported(code, tmp_path)
-    assert "stabfw_models.tiny_llava" in loaded
+    assert "stabfw_models.tiny" in loaded
     assert "stabfw_models.hf_vlm.loaded" not in loaded
     assert not HEAVY & loaded

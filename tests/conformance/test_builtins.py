@@ -9,7 +9,7 @@ import pytest
 from stabfw.components import Accelerator, Kind
 from stabfw.registry import Registry
 from stabfw.testing import BoundCheck, parametrize_with_checks
-from stabfw_models.tiny_llava import WEIGHTS, TinyLlava, TinyLlavaConfig
+from stabfw_models.tiny import WEIGHTS, TinyConfig, TinyLlava
 
 REGISTRY = Registry()
 BUILT_IN = [
@@ -19,12 +19,12 @@ BUILT_IN = [
 ]
 #: What a plugin cannot be tried without.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "hf-vlm": {"source": str(WEIGHTS)},
-    "llava": {"source": str(WEIGHTS)},
+    "hf-vlm": {"source": str(WEIGHTS / "tiny-llava")},
+    "llava": {"source": str(WEIGHTS / "tiny-llava")},
 }
 #: Tried where there is what they need: another checkpoint, one of their family, a server.
 TRIED_ELSEWHERE = {"llava-next", "openai-endpoint", "qwen2-vl", "qwen2.5-vl", "replace"}
-TINY = TinyLlava(TinyLlavaConfig(device="cpu", threads=1))
+TINY = TinyLlava(TinyConfig(device="cpu", threads=1))
 
 
 @parametrize_with_checks(

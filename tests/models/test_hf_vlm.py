@@ -22,8 +22,9 @@ from stabfw.components import (
 )
 from stabfw.errors import DataError, RunError
 from stabfw_models.hf_vlm import HfVlm, HfVlmConfig, devices
-from stabfw_models.tiny_llava import WEIGHTS, TinyLlava, TinyLlavaConfig
+from stabfw_models.tiny import WEIGHTS, TinyConfig, TinyLlava
 
+LLAVA = WEIGHTS / "tiny-llava"
 OPTIONS = GenerationOptions(max_new_tokens=8)
 
 
@@ -44,7 +45,7 @@ def tokens(predictions: Sequence[Prediction]) -> list[tuple[int, ...]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the model's files that a test may damage."""
-    for path in WEIGHTS.iterdir():
+    for path in LLAVA.iterdir():
         target = tmp_path / "model" / path.name
         target.parent.mkdir(exist_ok=True)
         if path.suffix == ".safetensors":
@@ -151,7 +152,7 @@ class TestGenerate:
 
 class TestLoading:
     def test_eager_answers_like_sdpa(self, tiny: Any, prompts: tuple[Prompt, ...]) -> None:
-        with load(WEIGHTS, attention="eager") as eager:
+        with load(LLAVA, attention="eager") as eager:
             assert eager.module.config._attn_implementation == "eager"
             assert tokens(answer(eager, prompts, 8)) == tokens(answer(tiny, prompts, 8))
 
@@ -191,7 +192,7 @@ class TestLoading:
             assert tokens(answer(loaded, prompts, 8)) == tokens(answer(tiny, prompts, 8))
 
     def test_what_is_loaded_is_what_was_described(self, tiny: Any) -> None:
-        model = TinyLlava(TinyLlavaConfig(device="cpu", dtype="float32", threads=1))
+        model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
         assert model.request() == tiny.request
         assert model.describe(tiny.request) == tiny.info
         assert tiny.info.family == "llava"
@@ -209,7 +210,12 @@ class TestLoading:
 
         before = torch.get_num_threads()
         model = HfVlm(
-            HfVlmConfig(source=str(WEIGHTS), device="cpu", dtype="bfloat16", threads=before + 1)
+            HfVlmConfig(
+                source=str(LLAVA),
+                device="cpu",
+                dtype="bfloat16",
+                threads=before + 1,
+            )
         )
         with model.open(model.request()) as loaded:
             assert torch.get_num_threads() == before + 1
@@ -223,7 +229,7 @@ class TestLoading:
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-        model = HfVlm(HfVlmConfig(source=str(WEIGHTS), device="cuda"))
+        model = HfVlm(HfVlmConfig(source=str(LLAVA), device="cuda"))
         with pytest.raises(RunError, match="no GPU"), model.open(model.request()):
             pass
 
@@ -293,9 +299,9 @@ class TestFiles:
 
     def test_tiny_llava_without_weights(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="tiny-llava: no weights"):
-            TinyLlava(TinyLlavaConfig(weights=tmp_path)).request()
+            TinyLlava(TinyConfig(weights=tmp_path)).request()
 
-    @pytest.mark.parametrize("name", sorted(path.name for path in WEIGHTS.glob("*.j*")))
+    @pytest.mark.parametrize("name", sorted(p.name for p in LLAVA.glob("*.j*")))
     def test_every_file_enters_the_description(self, folder: Path, name: str) -> None:
         model = HfVlm(HfVlmConfig(source=str(folder)))
         before = model.describe(model.request())
@@ -315,7 +321,7 @@ class TestFiles:
         snapshot = repo / "snapshots" / commit
         (repo / "refs").mkdir(parents=True)
         (repo / "refs" / "main").write_text(commit)
-        shutil.copytree(WEIGHTS, snapshot)
+        shutil.copytree(LLAVA, snapshot)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         model = HfVlm(HfVlmConfig(source="some/model", device="cpu"))
         request = model.request()
@@ -326,8 +332,8 @@ class TestFiles:
         code = (
             "import sys\n"
             "import stabfw_models.hf_vlm\n"
-            "from stabfw_models.tiny_llava import TinyLlava, TinyLlavaConfig\n"
-            "model = TinyLlava(TinyLlavaConfig())\n"
+            "from stabfw_models.tiny import TinyLlava, TinyConfig\n"
+            "model = TinyLlava(TinyConfig())\n"
             "assert 'numpy' not in sys.modules\n"
             "model.describe(model.request())\n"
             "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
@@ -368,6 +374,6 @@ class TestAuto:
         assert devices.resolve_device("auto") == "cpu"
 
     def test_request_leaves_nothing_open(self) -> None:
-        request = TinyLlava(TinyLlavaConfig()).request()
+        request = TinyLlava(TinyConfig()).request()
         assert isinstance(request, LoadRequest)
         assert "auto" not in (request.dtype, request.device, request.attention)

@@ -18,7 +18,7 @@ from stabfw.report.layout import CHANGES, cell_directory
 from stabfw.spec import parse_spec
 from stabfw.testing import run_checks
 from stabfw_models.openai_endpoint import OpenAiEndpoint, OpenAiEndpointConfig
-from stabfw_models.tiny_llava import WEIGHTS, TinyLlava, TinyLlavaConfig
+from stabfw_models.tiny import WEIGHTS, TinyConfig, TinyLlava
 
 OPTIONS = GenerationOptions(max_new_tokens=6)
 
@@ -26,7 +26,7 @@ OPTIONS = GenerationOptions(max_new_tokens=6)
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Any]:
     """A model of its own, since the server answers in other threads."""
-    model = TinyLlava(TinyLlavaConfig(device="cpu", dtype="float32", threads=1))
+    model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
     with model.open(model.request()) as opened:
         yield opened
 
@@ -167,7 +167,7 @@ def test_two_servers_are_compared_like_two_stacks(
     """One server with the model as it is, one with FastV: the changes are those in process."""
     fastv = {"type": "fastv", "layer": 1, "keep_ratio": 0.1}
     here = compare(registry, tmp_path, "here", "tiny-llava", fastv)
-    model = TinyLlava(TinyLlavaConfig(device="cpu", dtype="float32", threads=1))
+    model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
     with model.open(model.request()) as faster, Patch() as patch:
         cls = registry.load("accelerator", "fastv")  # type: ignore[arg-type]
         cls(cls.config_cls(layer=1, keep_ratio=0.1)).attach(faster, None, patch)
@@ -207,7 +207,7 @@ def test_a_checkpoint_is_compared_with_another(
     registry: Registry, tmp_path: Path, loaded: Any
 ) -> None:
     other = tmp_path / "other"
-    shutil.copytree(WEIGHTS, other)
+    shutil.copytree(WEIGHTS / "tiny-llava", other)
     with (other / "config.json").open("a") as file:
         file.write("\n")
     stack = {"type": "replace", "source": str(other)}

@@ -1,12 +1,12 @@
 """`shapes`: generated scenes of coloured shapes, with a difficulty dial.
 
-It demonstrates the tool together with `tiny-llava`; it says nothing about real models.
+It demonstrates the tool together with the tiny models; it says nothing about real models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from stabfw.components import (
@@ -39,6 +39,7 @@ ShapesKind = Literal[
     "describe",
 ]
 MAX_DIFFICULTY = 1.2
+Side = Annotated[int, Field(ge=32, le=512)]
 _BIN = 0.1
 
 
@@ -61,6 +62,11 @@ class ShapesConfig(BenchmarkConfig):
         ge=0,
         le=MAX_DIFFICULTY,
         description="Highest difficulty of a scene; tiny-llava was trained on 0 to 1.",
+    )
+    sizes: tuple[tuple[Side, Side], ...] = Field(
+        ((64, 64),),
+        min_length=1,
+        description="Widths and heights of the scenes, in pixels, taken in turn.",
     )
 
     @model_validator(mode="after")
@@ -87,7 +93,8 @@ class Shapes(Benchmark[ShapesConfig]):
         config = self.config
         produced, index = 0, 0
         while produced < config.limit:
-            scene = scenes.generate(split, index, config.seed, config.easiest, config.hardest)
+            size = config.sizes[index % len(config.sizes)]
+            scene = scenes.generate(split, index, config.seed, config.easiest, config.hardest, size)
             image = Image.from_pixels(scene.pixels)
             for number, question in enumerate(
                 scenes.questions(scene, config.per_image, config.kinds)

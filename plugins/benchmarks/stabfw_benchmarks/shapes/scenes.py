@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from stabfw_benchmarks.shapes import MAX_DIFFICULTY, ShapesKind
 
 SIZE: Final = 64
-"""Height and width of a scene, in pixels."""
+"""Height and width of a scene, in pixels, unless another size is asked for."""
 
 PALETTE: Final[dict[str, tuple[int, int, int]]] = {
     "red": (255, 0, 0),
@@ -107,10 +107,18 @@ class Question:
     answer: str
 
 
-def generate(split: str, index: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Scene:
+def generate(
+    split: str,
+    index: int,
+    seed: int = 0,
+    low: float = 0.0,
+    high: float = 1.0,
+    size: tuple[int, int] = (SIZE, SIZE),
+) -> Scene:
     """Render scene ``index`` of a split.
 
-    The same scene keeps its place within the range when ``low`` and ``high`` change.
+    The same scene keeps its place within the range when ``low`` and ``high`` change. Objects are
+    as large on a larger scene, and not more.
 
     Args:
         split: ``"train"``, ``"validation"`` or ``"test"``; each has its own random stream.
@@ -118,6 +126,7 @@ def generate(split: str, index: int, seed: int = 0, low: float = 0.0, high: floa
         seed: Seed of the whole data set.
         low: Smallest difficulty, at least 0.
         high: Largest difficulty, at most 1.2; the scene's own is uniform in between.
+        size: Width and height, in pixels.
 
     Raises:
         ValueError: If the split is unknown or the range is not within [0, 1.2].
@@ -133,8 +142,8 @@ def generate(split: str, index: int, seed: int = 0, low: float = 0.0, high: floa
     rng = _stream(split, index, seed, _SCENE_STREAM)
     difficulty = low + (high - low) * float(rng.random())
     background = _background(rng, difficulty)
-    objects = _place_objects(rng, difficulty, background)
-    pixels = _render(rng, difficulty, background, objects)
+    objects = _place_objects(rng, difficulty, background, size)
+    pixels = _render(rng, difficulty, background, objects, size)
     return Scene(split, index, seed, difficulty, objects, pixels)
 
 
@@ -236,7 +245,10 @@ def _background(rng: np.random.Generator, difficulty: float) -> npt.NDArray[np.f
 
 
 def _place_objects(
-    rng: np.random.Generator, difficulty: float, background: npt.NDArray[np.float64]
+    rng: np.random.Generator,
+    difficulty: float,
+    background: npt.NDArray[np.float64],
+    size: tuple[int, int],
 ) -> tuple[SceneObject, ...]:
     fewest, most = object_count_range(difficulty)
     wanted = int(rng.integers(fewest, most + 1))
@@ -245,7 +257,7 @@ def _place_objects(
     for _ in range(60):
         if len(objects) == wanted:
             break
-        candidate = _draw_object(rng, difficulty, background, objects)
+        candidate = _draw_object(rng, difficulty, background, objects, size)
         if candidate.name not in names and not any(
             _collide(candidate, other, difficulty) for other in objects
         ):
@@ -259,6 +271,7 @@ def _draw_object(
     difficulty: float,
     background: npt.NDArray[np.float64],
     objects: Sequence[SceneObject],
+    size: tuple[int, int],
 ) -> SceneObject:
     shape, color = _pick(rng, SHAPES), _pick(rng, COLORS)
     # Repeated shapes and colours make counting and telling objects apart worth asking about.
@@ -275,8 +288,8 @@ def _draw_object(
         color=color,
         leaning=leaning,
         rgb=_tint(rng, difficulty, background, color, leaning),
-        x=_uniform(rng, half_width + 1, SIZE - half_width - 1),
-        y=_uniform(rng, half_height + 1, SIZE - half_height - 1),
+        x=_uniform(rng, half_width + 1, size[0] - half_width - 1),
+        y=_uniform(rng, half_height + 1, size[1] - half_height - 1),
         half_width=half_width,
         half_height=half_height,
     )
@@ -316,10 +329,10 @@ def _render(
     difficulty: float,
     background: npt.NDArray[np.float64],
     objects: Sequence[SceneObject],
+    size: tuple[int, int],
 ) -> npt.NDArray[np.uint8]:
-    side = SIZE * _SUPERSAMPLING
     paper = (int(background[0]), int(background[1]), int(background[2]))
-    image = Image.new("RGB", (side, side), paper)
+    image = Image.new("RGB", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING), paper)
     draw = ImageDraw.Draw(image)
     for item in objects:
         _draw_shape(draw, item)
@@ -440,13 +453,14 @@ def _ask_count(rng: np.random.Generator, scene: Scene, kind: str) -> Question:
 
 
 def _ask_position(rng: np.random.Generator, scene: Scene) -> Question | None:
-    centre, gap = SIZE / 2, min_centre_gap(scene.difficulty)
-    clear = [o for o in scene.objects if min(abs(o.x - centre), abs(o.y - centre)) >= gap]
+    height, width = scene.pixels.shape[:2]
+    middle, gap = (width / 2, height / 2), min_centre_gap(scene.difficulty)
+    clear = [o for o in scene.objects if min(abs(o.x - middle[0]), abs(o.y - middle[1])) >= gap]
     if not clear:
         return None
     target = _pick(rng, clear)
-    vertical = "top" if target.y < centre else "bottom"
-    horizontal = "left" if target.x < centre else "right"
+    vertical = "top" if target.y < middle[1] else "bottom"
+    horizontal = "left" if target.x < middle[0] else "right"
     return Question("position", f"where is the {target.name}?", (), f"{vertical} {horizontal}")
 
 

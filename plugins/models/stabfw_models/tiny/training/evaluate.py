@@ -1,6 +1,6 @@
 """Measure exported models with ``generate`` and write the tables of ``accuracy.md``.
 
-``python -m stabfw_models.tiny_llava.training.evaluate DIR [DIR ...]`` takes one folder per
+``python -m stabfw_models.tiny.training.evaluate --model NAME DIR [DIR ...]`` takes one folder per
 training seed and prints Markdown.
 """
 
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
+from stabfw.components import GenerationOptions, Image, Prompt
 from stabfw_benchmarks.shapes import scenes
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from stabfw_models.tiny_llava.training import data
+from stabfw_models.hf_vlm import HfVlm, HfVlmConfig
+from stabfw_models.tiny.training import data
+from stabfw_models.tiny.training.architectures import ARCHITECTURES, Pixels
 
 EASY_RANGE: Final = (0.0, 0.2)
 DEFAULT_RANGE: Final = (0.8, 1.2)
 HARD_RANGE: Final = (1.1, 1.2)
+SQUARE: Final = (scenes.SIZE, scenes.SIZE)
 _NEUTRAL_GRAY: Final = 127
 _ANSWER_TOKENS: Final = 6
 _DESCRIPTION_TOKENS: Final = 24
@@ -33,7 +36,7 @@ class Instance:
     """One image, one prompt (choices included) and the expected answer."""
 
     kind: str
-    pixels: data.Pixels
+    pixels: Pixels
     prompt: str
     answer: str
     difficulty: float | None = None
@@ -53,13 +56,16 @@ class Tally:
 
 
 class Answerer:
-    """A model loaded as a user would load it, answering greedily in fp32."""
+    """A model loaded as a user would load it, answering greedily in fp32.
+
+    Attributes:
+        model: The loaded model.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        self._model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32
-        ).eval()
+        model = HfVlm(HfVlmConfig(source=str(folder), dtype="float32", device="cpu", threads=1))
+        self._open = ExitStack()
+        self.model = self._open.enter_context(model.open(model.request()))
 
     def answer(self, instances: Sequence[Instance]) -> list[str]:
         """Answer all instances, in order."""
@@ -73,23 +79,15 @@ class Answerer:
                 answers[i] = text
         return answers
 
-    @torch.inference_mode()
     def _generate(self, batch: Sequence[Instance]) -> list[str]:
-        inputs = self._processor(
-            images=[[instance.pixels] for instance in batch],
-            text=[f"USER: <image>\n{instance.prompt} ASSISTANT:" for instance in batch],
-            return_tensors="pt",
-            padding=True,
-        )
+        prompts = [
+            Prompt(str(number), (Image.from_pixels(instance.pixels),), instance.prompt)
+            for number, instance in enumerate(batch)
+        ]
         longest = any(instance.kind == "describe" for instance in batch)
-        output = self._model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=_DESCRIPTION_TOKENS if longest else _ANSWER_TOKENS,
-        )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        decoded = self._processor.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in decoded]
+        options = GenerationOptions(_DESCRIPTION_TOKENS if longest else _ANSWER_TOKENS)
+        predictions = self.model.generate(self.model.encode(prompts), options)
+        return [prediction.text for prediction in predictions]
 
 
 def scene_instances(
@@ -99,11 +97,13 @@ def scene_instances(
     per_image: int = 6,
     kinds: Sequence[str] = scenes.KINDS,
     seed: int = 0,
+    sizes: Sequence[tuple[int, int]] = (SQUARE,),
 ) -> list[Instance]:
     """Ask ``per_image`` questions on each of the first ``images`` scenes of a split."""
     instances = []
     for index in range(images):
-        scene = scenes.generate(split, index, seed, *difficulty)
+        size = sizes[index % len(sizes)]
+        scene = scenes.generate(split, index, seed, *difficulty, size)
         for question in scenes.questions(scene, per_image, kinds):
             turn = data.scene_turn(question, suffix=False)
             instances.append(
@@ -137,8 +137,22 @@ def tally(instances: Sequence[Instance], answers: Sequence[str]) -> dict[str, Ta
     return counts
 
 
-def report(folders: Sequence[Path], images: int, split: str, easy_images: int) -> str:
-    """Evaluate all folders and format one Markdown table per data set."""
+def report(
+    folders: Sequence[Path],
+    images: int,
+    split: str,
+    easy_images: int,
+    sizes: Sequence[tuple[int, int]] = (),
+) -> str:
+    """Evaluate all folders and format one Markdown table per data set.
+
+    Args:
+        folders: Exported models, one per training seed.
+        images: Scenes per range of difficulties.
+        split: Their split.
+        easy_images: Pictures of easy-VQA.
+        sizes: Sizes beyond the square one, for models that take them.
+    """
     answerers = [Answerer(folder) for folder in folders]
     ranges = {"easy": EASY_RANGE, "default": DEFAULT_RANGE, "hard": HARD_RANGE}
     columns: dict[str, list[dict[str, Tally]]] = {}
@@ -148,6 +162,9 @@ def report(folders: Sequence[Path], images: int, split: str, easy_images: int) -
         columns[title] = _measure(answerers, instances)
         if name == "default":
             columns["default, image removed"] = _measure(answerers, without_image(instances))
+    if sizes:
+        instances = scene_instances(split, images, DEFAULT_RANGE, sizes=sizes)
+        columns["default, other sizes"] = _measure(answerers, instances)
     easy = easy_vqa_instances(easy_images)
     easy_columns = {
         "easy-VQA": _measure(answerers, easy),
@@ -179,13 +196,16 @@ def _table(columns: Mapping[str, Sequence[Mapping[str, Tally]]], kinds: Sequence
 def main() -> None:
     """Print the tables for the folders on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=ARCHITECTURES, default="tiny-llava")
     parser.add_argument("folders", type=Path, nargs="+", help="exported models, one per seed")
     parser.add_argument("--images", type=int, default=300, help="scenes per difficulty range")
     parser.add_argument("--easy-vqa-images", type=int, default=200)
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(report(options.folders, options.images, options.split, options.easy_vqa_images))
+    sizes = [size for size in ARCHITECTURES[options.model].sizes if size != SQUARE]
+    print(
+        report(options.folders, options.images, options.split, options.easy_vqa_images, sizes),
+    )
 
 
 if __name__ == "__main__":

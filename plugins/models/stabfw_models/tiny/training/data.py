@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from stabfw_benchmarks.shapes import scenes
 from transformers import PreTrainedTokenizerFast
 
-from stabfw_models.tiny_llava.training.model import GRID, PATCH_SIZE, VISUAL_TOKENS
+from stabfw_models.tiny.training.architectures import CELL, Architecture, Pixels, Prefix
 
 SHORT_SUFFIX: Final = "\nAnswer the question using a single word or phrase."
 LETTER_SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
@@ -27,10 +28,8 @@ _EASY_SHARE: Final = 0.1
 _EASY_STREAM: Final = 9
 _VISION_STREAM_START: Final = 10_000_000
 _TOKENIZER_SCENES: Final = 1500
-_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
-Pixels = npt.NDArray[np.uint8]
+Sizes = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class PackedBatch:
     """Several questions per image in one sequence, so that the image is computed once.
 
     ``attention`` lets each question see the image and itself only; ``rows`` and ``columns`` point
-    at the positions that predict ``targets``.
+    at the positions that predict ``targets``. ``position_ids`` has the shape (batch, length), or
+    (3, batch, length) for multimodal rotary positions.
     """
 
     input_ids: torch.Tensor
@@ -77,7 +77,10 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class VisionTargets:
-    """What the throw-away heads of stage 0 predict, for a batch of scenes."""
+    """What the throw-away heads of stage 0 predict, for a batch of scenes of one size.
+
+    ``colors`` and ``shapes`` have the shape (scenes, rows, columns), ``presence`` (scenes, names).
+    """
 
     colors: torch.Tensor
     shapes: torch.Tensor
@@ -102,12 +105,16 @@ def load_easy_vqa(split: str) -> EasyVqa:
     return EasyVqa(images, {image_id: tuple(items) for image_id, items in turns.items()})
 
 
-def tokenizer_corpus() -> Iterator[str]:
-    """Yield the texts the tokenizer is trained on; the same for every training seed."""
+def tokenizer_corpus(gap: str) -> Iterator[str]:
+    """Yield the texts the tokenizer is trained on; the same for every training seed.
+
+    Args:
+        gap: What an answer begins with.
+    """
     for index in range(_TOKENIZER_SCENES):
         for question in scenes.questions(scenes.generate("train", index), 6):
             yield question.text + scenes.render_choices(question.choices)
-            yield " " + question.answer
+            yield gap + question.answer
     yield from (SHORT_SUFFIX, LETTER_SUFFIX)
     for turns in load_easy_vqa("train").turns.values():
         for turn in turns:
@@ -122,15 +129,12 @@ def scene_turn(question: scenes.Question, suffix: bool) -> Turn:
     return Turn(question.kind, prompt, question.answer)
 
 
-def language_rows(seed: int, step: int, progress: float, images: int, per_image: int) -> list[Row]:
-    """Draw the images and questions of one step of stage 1, about a tenth from easy-VQA.
-
-    The range of difficulties widens to the whole dial over the first third of the training:
-    the skills of a small model appear sooner on clear scenes.
-    """
+def language_rows(
+    seed: int, step: int, images: int, per_image: int, hardest: float, sizes: Sizes
+) -> list[Row]:
+    """Draw the images and questions of one step of stage 1, about a tenth from easy-VQA."""
     easy = load_easy_vqa("train")
     easy_ids = sorted(easy.turns)
-    hardest = min(1.0, 0.3 + 2.1 * progress)
     rows = []
     for slot in range(images):
         index = step * images + slot
@@ -142,7 +146,7 @@ def language_rows(seed: int, step: int, progress: float, images: int, per_image:
             chosen = [turns[int(i)] for i in rng.permutation(len(turns))[:per_image]]
             rows.append(Row(easy.images[image_id], tuple(chosen)))
             continue
-        scene = scenes.generate("train", index, seed, 0.0, hardest)
+        scene = scenes.generate("train", index, seed, 0.0, hardest, sizes[index % len(sizes)])
         asked = scenes.questions(scene, per_image, KIND_MIX)
         suffixes = rng.random(len(asked)) < _SUFFIX_SHARE
         turns = tuple(
@@ -153,85 +157,82 @@ def language_rows(seed: int, step: int, progress: float, images: int, per_image:
     return rows
 
 
-def vision_scenes(seed: int, step: int, progress: float, images: int) -> list[scenes.Scene]:
-    """Draw the scenes of one step of stage 0."""
-    start = _VISION_STREAM_START + step * images
-    hardest = min(1.0, 0.4 + progress)
-    return [scenes.generate("train", start + i, seed, 0.0, hardest) for i in range(images)]
+def vision_scenes(
+    seed: int, step: int, images: int, hardest: float, sizes: Sizes
+) -> list[scenes.Scene]:
+    """Draw the scenes of one step of stage 0, all of one size."""
+    start, size = _VISION_STREAM_START + step * images, sizes[step % len(sizes)]
+    return [scenes.generate("train", start + i, seed, 0.0, hardest, size) for i in range(images)]
 
 
 def vision_targets(batch: Sequence[scenes.Scene]) -> VisionTargets:
-    """Label every patch with the object that fills most of it (0: none), and every scene."""
-    colors = torch.zeros(len(batch), GRID, GRID, dtype=torch.long)
+    """Label every cell with the object that fills most of it (0: none), and every scene."""
+    height, width = (side // CELL for side in batch[0].pixels.shape[:2])
+    colors = torch.zeros(len(batch), height, width, dtype=torch.long)
     shapes = torch.zeros_like(colors)
     presence = torch.zeros(len(batch), len(scenes.SHAPES), len(scenes.COLORS))
-    edges = np.arange(GRID) * PATCH_SIZE
     for number, scene in enumerate(batch):
-        most = np.full((GRID, GRID), 10.0)
+        most = np.full((height, width), 10.0)
         for item in scene.objects:
             color, shape = scenes.COLORS.index(item.color), scenes.SHAPES.index(item.shape)
-            wide = _overlap(edges, item.x - item.half_width, item.x + item.half_width)
-            high = _overlap(edges, item.y - item.half_height, item.y + item.half_height)
+            wide = _overlap(width, item.x - item.half_width, item.x + item.half_width)
+            high = _overlap(height, item.y - item.half_height, item.y + item.half_height)
             covered = high[:, None] * wide[None, :]
             wins = torch.from_numpy(covered > most)
             most = np.maximum(most, covered)
             colors[number][wins] = 1 + color
             shapes[number][wins] = 1 + shape
             presence[number, shape, color] = 1.0
-    return VisionTargets(colors.flatten(1), shapes.flatten(1), presence.flatten(1))
+    return VisionTargets(colors, shapes, presence.flatten(1))
 
 
-def to_pixel_values(images: Sequence[Pixels]) -> torch.Tensor:
-    """Normalise images as the CLIP image processor does: (images, 3, 64, 64)."""
-    scaled = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(_CLIP_STD).view(3, 1, 1)
+def token_weights(kind: str, length: int) -> list[float]:
+    """Weight of each token of an answer in the loss."""
+    # The end token is trivial; without a lower weight it would drown the token that decides.
+    inner = 1.0 if kind == "position" else 0.5
+    return [1.0] + [inner] * (length - 2) + [0.3]
 
 
 class Packer:
     """Tokenise and pack rows, in exactly the tokens the processor gives for each question."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        image = tokenizer.convert_tokens_to_ids("<image>")
-
+    def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> None:
         @lru_cache(20_000)
         def encode(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
         self._encode = encode
         self._pad, self._end = tokenizer.pad_token_id, tokenizer.eos_token_id
-        self._assistant = self._encode("ASSISTANT:")
-        user, newline = self._encode("USER:"), self._encode("\n")
-        self.prefix = [tokenizer.bos_token_id, *user, *[image] * VISUAL_TOKENS, *newline]
-        self.image_start = 1 + len(user)
+        self._turn, self._gap = encode(architecture.turn), architecture.gap
 
     def question_ids(self, turn: Turn) -> list[int]:
         """Tokens of a question, from behind the image up to where the answer begins."""
-        return [*self._encode(turn.prompt), *self._assistant]
+        return [*self._encode(turn.prompt), *self._turn]
 
     def answer_ids(self, turn: Turn) -> list[int]:
         """Tokens of an answer, with the end token."""
-        return [*self._encode(" " + turn.answer), self._end]
+        return [*self._encode(self._gap + turn.answer), self._end]
 
-    def pack(self, rows: Sequence[Row]) -> PackedBatch:
-        """Pack one sequence per row."""
+    def pack(self, rows: Sequence[Row], prefixes: Sequence[Prefix]) -> PackedBatch:
+        """Pack one sequence per row, behind what stands before its questions."""
         sequences, segments, positions = [], [], []
         where: list[tuple[int, int, int, float]] = []
-        start = len(self.prefix)
-        for number, row in enumerate(rows):
-            ids, segment, position = list(self.prefix), [0] * start, list(range(start))
+        for number, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
+            ids, segment, spans = list(prefix.ids), [0] * len(prefix.ids), [prefix.positions]
             for turn_number, turn in enumerate(row.turns, 1):
                 question, answer = self.question_ids(turn), self.answer_ids(turn)
                 for offset, (token, weight) in enumerate(
-                    zip(answer, _token_weights(turn.kind, len(answer)), strict=True)
+                    zip(answer, token_weights(turn.kind, len(answer)), strict=True)
                 ):
                     where.append((number, len(ids) + len(question) - 1 + offset, token, weight))
                 ids += question + answer[:-1]
                 length = len(ids) - len(segment)
                 segment += [turn_number] * length
-                position += range(start, start + length)
+                span = torch.arange(prefix.following, prefix.following + length)
+                spans.append(span.expand(len(prefix.positions), -1))
             sequences.append(ids)
             segments.append(segment)
-            positions.append(position)
+            positions.append(torch.cat(spans, 1))
         length = max(map(len, sequences))
         segment_ids = _padded(segments, length, -1)
         own = segment_ids[:, :, None] == segment_ids[:, None, :]
@@ -241,7 +242,9 @@ class Packer:
         return PackedBatch(
             input_ids=_padded(sequences, length, self._pad),
             attention=(visible & causal)[:, None],
-            position_ids=_padded(positions, length, 0),
+            position_ids=torch.stack(
+                [F.pad(places, (0, length - places.shape[1])) for places in positions], 1
+            ).squeeze(0),
             rows=torch.tensor(row_index),
             columns=torch.tensor(column),
             targets=torch.tensor(target),
@@ -249,18 +252,13 @@ class Packer:
         )
 
 
-def _token_weights(kind: str, length: int) -> list[float]:
-    # The end token is trivial; without a lower weight it would drown the token that decides.
-    inner = 1.0 if kind == "position" else 0.5
-    return [1.0] + [inner] * (length - 2) + [0.3]
-
-
 def _padded(lists: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
     return torch.tensor([[*items, *[value] * (length - len(items))] for items in lists])
 
 
-def _overlap(edges: npt.NDArray[np.int64], low: float, high: float) -> npt.NDArray[np.float64]:
-    shared = np.minimum(edges + PATCH_SIZE, high) - np.maximum(edges, low)
+def _overlap(cells: int, low: float, high: float) -> npt.NDArray[np.float64]:
+    edges = np.arange(cells) * CELL
+    shared = np.minimum(edges + CELL, high) - np.maximum(edges, low)
     covered: npt.NDArray[np.float64] = np.maximum(shared, 0.0)
     return covered
 

@@ -1,8 +1,9 @@
-"""Train the embedded model in two stages, with checkpoints that a killed run resumes from.
+"""Train an embedded model in two stages, with checkpoints that a killed run resumes from.
 
 Stage 0 trains the vision tower alone with throw-away heads (colour and shape of every patch, its
-row and column, and which objects the scene holds, from the CLS token). Stage 1 freezes the tower
-and trains the projector and the language model on packed questions, the loss on answers only.
+row and column where the tower is told, and which objects the scene holds). Stage 1 freezes the
+tower and trains the projector and the language model on packed questions, the loss on answers
+only.
 """
 
 from __future__ import annotations
@@ -17,18 +18,10 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from stabfw_benchmarks.shapes import scenes
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from stabfw_models.tiny_llava.training import data
-from stabfw_models.tiny_llava.training.model import (
-    GRID,
-    HIDDEN_SIZE,
-    VISUAL_TOKENS,
-    build_model,
-    build_tokenizer,
-    export,
-    visual_features,
-)
+from stabfw_models.tiny.training import data
+from stabfw_models.tiny.training.architectures import ARCHITECTURES, CELL, Architecture
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +32,16 @@ _NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Length and size of a training run; the defaults made the shipped weights."""
+    """Length and size of a training run.
 
+    Attributes:
+        model: Name of the architecture.
+        hardest: Difficulties go up to this one.
+        widening: How fast they widen to it in stage 1, from 0.3: the skills of a small model
+            appear sooner on clear scenes.
+    """
+
+    model: str = "tiny-llava"
     seed: int = 0
     vision_steps: int = 700
     vision_images: int = 24
@@ -49,7 +50,21 @@ class Recipe:
     images: int = 8
     questions: int = 10
     rate: float = 4e-3
+    hardest: float = 1.0
+    widening: float = 2.1
     save_every: int = 200
+
+
+RECIPES: Final = {
+    recipe.model: recipe
+    for recipe in (
+        Recipe(),
+        Recipe("tiny-llava-next", vision_steps=0, steps=1200, rate=2e-3, hardest=1.2, widening=9.0),
+        Recipe("tiny-qwen2-vl", steps=3000, rate=3e-3, hardest=1.2),
+        Recipe("tiny-qwen2.5-vl", steps=3000, rate=3e-3, hardest=1.2),
+    )
+}
+"""What made the shipped weights, by model."""
 
 
 def train(recipe: Recipe, folder: Path) -> str:
@@ -66,24 +81,31 @@ def train(recipe: Recipe, folder: Path) -> str:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer(data.tokenizer_corpus())
-    model = build_model(tokenizer)
-    stages = (_VisionStage(model, recipe), _LanguageStage(model, tokenizer, recipe))
+    architecture, model, tokenizer = _untrained(recipe.model)
+    stages = (
+        _VisionStage(architecture, model, recipe),
+        _LanguageStage(architecture, model, tokenizer, recipe),
+    )
     for number, stage in enumerate(stages):
         _run_stage(number, stage, recipe, folder / "checkpoint.pt")
-    return export(model, tokenizer, folder / "export")
+    return architecture.export(model, tokenizer, folder / "export")
 
 
 def export_checkpoint(folder: Path) -> str:
     """Export the latest checkpoint of an unfinished run; returns the SHA-256 of the weights."""
-    tokenizer = build_tokenizer(data.tokenizer_corpus())
-    model = build_model(tokenizer)
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    architecture, model, tokenizer = _untrained(saved["recipe"]["model"])
     weights = saved["trained"]
     model.load_state_dict(
         {n.removeprefix("model."): w for n, w in weights.items() if n.startswith("model.")}
     )
-    return export(model, tokenizer, folder / "export")
+    return architecture.export(model, tokenizer, folder / "export")
+
+
+def _untrained(name: str) -> tuple[Architecture, Any, PreTrainedTokenizerFast]:
+    architecture = ARCHITECTURES[name]
+    tokenizer = architecture.tokenizer(data.tokenizer_corpus(architecture.gap))
+    return architecture, architecture.model(tokenizer), tokenizer
 
 
 class Muon(torch.optim.Optimizer):
@@ -131,7 +153,12 @@ class _Stage(torch.nn.Module):
     steps: int
     rate: float
     decay_share: float
-    model: LlavaForConditionalGeneration
+    architecture: Architecture
+    model: Any
+
+    def trains(self, parameter: str) -> bool:
+        """Whether it changes a parameter of the model."""
+        raise NotImplementedError
 
     def loss(self, step: int) -> torch.Tensor:
         raise NotImplementedError
@@ -143,91 +170,112 @@ class _Stage(torch.nn.Module):
 
 
 class _VisionStage(_Stage):
-    def __init__(self, model: LlavaForConditionalGeneration, recipe: Recipe) -> None:
+    def __init__(self, architecture: Architecture, model: Any, recipe: Recipe) -> None:
         super().__init__()
         self.steps, self.rate, self.decay_share = recipe.vision_steps, recipe.vision_rate, 0.5
-        self.model, self.recipe = model, recipe
+        self.architecture, self.model, self.recipe = architecture, model, recipe
+        longest = max(max(size) for size in architecture.sizes) // CELL
+        places = {"row": longest, "column": longest} if architecture.absolute else {}
         outputs = {
             "color": 1 + len(scenes.COLORS),
             "shape": 1 + len(scenes.SHAPES),
-            "row": GRID,
-            "column": GRID,
+            **places,
             "presence": len(scenes.COLORS) * len(scenes.SHAPES),
         }
+        width = model.config.get_text_config().hidden_size
         self.heads = torch.nn.ModuleDict(
-            {name: torch.nn.Linear(HIDDEN_SIZE, size) for name, size in outputs.items()}
+            {name: torch.nn.Linear(width, size) for name, size in outputs.items()}
         )
-        model.requires_grad_(False)
-        model.model.vision_tower.requires_grad_(True)
+
+    def trains(self, parameter: str) -> bool:
+        return self.architecture.in_tower(parameter)
 
     def loss(self, step: int) -> torch.Tensor:
+        recipe = self.recipe
+        hardest = min(recipe.hardest, 0.4 + step / self.steps)
         batch = data.vision_scenes(
-            self.recipe.seed, step, step / self.steps, self.recipe.vision_images
+            recipe.seed, step, recipe.vision_images, hardest, self.architecture.sizes
         )
         targets = data.vision_targets(batch)
-        features, pooled = visual_features(
-            self.model, data.to_pixel_values([scene.pixels for scene in batch])
-        )
+        cells = self.architecture.cells(self.model, [scene.pixels for scene in batch])
+        features, flat = cells.features, cells.features.flatten(0, 2)
         filled = targets.colors > 0
-        places = torch.arange(VISUAL_TOKENS).repeat(len(batch))
-        flat = features.flatten(0, 1)
-        color = F.cross_entropy(self.heads["color"](flat), targets.colors.flatten())
-        shape = F.cross_entropy(self.heads["shape"](features[filled]), targets.shapes[filled])
-        row = F.cross_entropy(self.heads["row"](flat), places // GRID)
-        column = F.cross_entropy(self.heads["column"](flat), places % GRID)
-        presence = F.binary_cross_entropy_with_logits(
-            self.heads["presence"](pooled), targets.presence
-        )
+        losses = {
+            "color": F.cross_entropy(self.heads["color"](flat), targets.colors.flatten()),
+            "shape": F.cross_entropy(self.heads["shape"](features[filled]), targets.shapes[filled]),
+            "presence": F.binary_cross_entropy_with_logits(
+                self.heads["presence"](cells.pooled), targets.presence
+            ),
+        }
+        total = losses["color"] + losses["shape"] + losses["presence"]
+        if self.architecture.absolute:
+            height, width = filled.shape[1:]
+            rows = torch.arange(height).repeat_interleave(width).repeat(len(batch))
+            columns = torch.arange(width).repeat(height * len(batch))
+            losses["row"] = F.cross_entropy(self.heads["row"](flat), rows)
+            losses["column"] = F.cross_entropy(self.heads["column"](flat), columns)
+            total = total + 0.3 * (losses["row"] + losses["column"])
         if step % 20 == 0:
-            log.info(
-                "heads: color %.3f shape %.3f row %.3f column %.3f presence %.3f",
-                *(float(x.detach()) for x in (color, shape, row, column, presence)),
-            )
-        return color + shape + presence + 0.3 * (row + column)
+            shares = (f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
+            log.info("heads: %s", " ".join(shares))
+        return total
 
 
 class _LanguageStage(_Stage):
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
+        architecture: Architecture,
+        model: Any,
         tokenizer: PreTrainedTokenizerFast,
         recipe: Recipe,
     ) -> None:
         super().__init__()
         self.steps, self.rate, self.decay_share = recipe.steps, recipe.rate, 0.45
-        self.model, self.recipe, self.packer = model, recipe, data.Packer(tokenizer)
+        self.architecture, self.model, self.recipe = architecture, model, recipe
+        self.tokenizer, self.packer = tokenizer, data.Packer(architecture, tokenizer)
+
+    def trains(self, parameter: str) -> bool:
+        return self.architecture.trained_with_language(parameter)
 
     def loss(self, step: int) -> torch.Tensor:
-        progress = step / self.steps
+        recipe = self.recipe
         rows = data.language_rows(
-            self.recipe.seed, step, progress, self.recipe.images, self.recipe.questions
+            recipe.seed,
+            step,
+            recipe.images,
+            recipe.questions,
+            min(recipe.hardest, 0.3 + recipe.widening * (step / self.steps)),
+            self.architecture.sizes,
         )
-        packed = self.packer.pack(rows)
-        logits = answer_logits(self.model, self.packer, packed, [row.pixels for row in rows])
-        losses = F.cross_entropy(logits, packed.targets, reduction="none")
-        return (losses * packed.weights).sum() / packed.weights.sum()
+        return answer_loss(self.architecture, self.model, self.tokenizer, self.packer, rows)
 
 
-def answer_logits(
-    model: LlavaForConditionalGeneration,
+def answer_loss(
+    architecture: Architecture,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
     packer: data.Packer,
-    packed: data.PackedBatch,
-    images: Sequence[data.Pixels],
+    rows: Sequence[data.Row],
 ) -> torch.Tensor:
-    """Logits at the positions that predict the answers, the vision tower frozen."""
-    with torch.no_grad():
-        features, _ = visual_features(model, data.to_pixel_values(images))
-    visual = model.model.multi_modal_projector(features)
+    """Weighted cross-entropy of the answers, given pictures and questions."""
+    inputs = architecture.inputs([row.pixels for row in rows])
+    visual = model.model.get_image_features(**inputs).pooler_output
+    prefixes = [
+        architecture.prefix(model, tokenizer, inputs, number, len(features))
+        for number, features in enumerate(visual)
+    ]
+    packed = packer.pack(rows, prefixes)
     embedded = model.model.language_model.embed_tokens(packed.input_ids)
-    start, end = packer.image_start, packer.image_start + VISUAL_TOKENS
+    places = packed.input_ids == model.config.image_token_id
     hidden = model.model.language_model(
-        inputs_embeds=torch.cat([embedded[:, :start], visual, embedded[:, end:]], dim=1),
+        inputs_embeds=embedded.masked_scatter(places[..., None], torch.cat(list(visual))),
         attention_mask=packed.attention,
         position_ids=packed.position_ids,
         use_cache=False,
     ).last_hidden_state
-    logits: torch.Tensor = model.lm_head(hidden[packed.rows, packed.columns])
-    return logits
+    logits = model.lm_head(hidden[packed.rows, packed.columns])
+    losses = F.cross_entropy(logits, packed.targets, reduction="none")
+    return (losses * packed.weights).sum() / packed.weights.sum()
 
 
 def _run_stage(number: int, stage: _Stage, recipe: Recipe, checkpoint: Path) -> None:
@@ -239,9 +287,8 @@ def _run_stage(number: int, stage: _Stage, recipe: Recipe, checkpoint: Path) -> 
             raise ValueError(f"{checkpoint} belongs to another recipe: {saved['recipe']}")
     if saved["stage"] > number:
         return
-    if isinstance(stage, _LanguageStage):
-        stage.model.requires_grad_(True)
-        stage.model.model.vision_tower.requires_grad_(False)
+    for name, parameter in stage.model.named_parameters():
+        parameter.requires_grad_(stage.trains(name))
     optimizers, clipped = _optimizers(stage)
     first = 0
     if saved["stage"] == number:

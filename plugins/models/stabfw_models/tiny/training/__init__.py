@@ -1,0 +1,1 @@
+"""Reproduce the weights of the embedded models: architectures, data, training, evaluation."""

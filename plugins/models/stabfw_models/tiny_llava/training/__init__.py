@@ -1,1 +1,0 @@
-"""Reproduce the weights of the embedded model: architecture, data, training and evaluation."""
