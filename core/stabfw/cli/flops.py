@@ -122,10 +122,14 @@ def command(
     if visual_tokens is None:
         images = [architecture.image(*_size(size)) for size in sizes or ("336x336",)]
         visual_tokens = sum(image.visual_tokens for image in images)
-    if pruning:
-        schedule = _pruned(pruning, architecture, visual_tokens, text_tokens)
-    else:
-        schedule = _kept(kept, architecture, visual_tokens)
+    try:
+        if pruning:
+            schedule = _pruned(pruning, architecture, visual_tokens, text_tokens)
+        else:
+            schedule = _kept(kept, architecture, visual_tokens)
+    except ValueError as error:
+        hint = "--pruning" if pruning else "--keep"
+        raise click.BadParameter(str(error), param_hint=hint) from None
     cost = _Cost(
         model=name,
         architecture=architecture,

@@ -22,18 +22,14 @@ def keep(layers: int, visual_tokens: int, kept: Mapping[int, int]) -> Schedule:
         kept: How many are left, by the layer, counted from 0, before which the others go.
 
     Raises:
-        UnsupportedError: If a layer does not exist, or tokens would come back.
+        ValueError: If a layer does not exist, or tokens would come back.
     """
     counts = {0: visual_tokens} | dict(sorted(kept.items()))
     for (_, before), (layer, after) in pairwise([(0, visual_tokens), *counts.items()]):
         if not 0 <= layer < layers:
-            raise UnsupportedError(
-                f"there is no layer {layer}: the model has layers 0 to {layers - 1}"
-            )
+            raise ValueError(f"there is no layer {layer}: the model has layers 0 to {layers - 1}")
         if not 0 <= after <= before:
-            raise UnsupportedError(
-                f"layer {layer} cannot keep {after} visual tokens: there are {before}"
-            )
+            raise ValueError(f"layer {layer} cannot keep {after} visual tokens: there are {before}")
     seen = [counts[max(k for k in counts if k <= layer)] for layer in range(layers)]
     return Schedule(tuple(seen))
 
@@ -51,7 +47,8 @@ def lvpruning(
     the attention; with one, as here, its table of FLOPs comes out. Counts are rounded down.
 
     Raises:
-        UnsupportedError: If the model has 16 layers or fewer, or nothing would be left.
+        UnsupportedError: If the model has 16 layers or fewer.
+        ValueError: If nothing would be left.
     """
     if decoder.layers <= LVPRUNING_LAYERS[-1]:
         raise UnsupportedError(
@@ -59,7 +56,7 @@ def lvpruning(
             f"{decoder.layers} layers"
         )
     if not 0.4 < keep_ratio <= 1:
-        raise UnsupportedError(
+        raise ValueError(
             f"lvpruning keeps 0.4 less at its last module than at its first, so its ratio must lie "
             f"between 0.4 and 1, not at {keep_ratio:g}"
         )
