@@ -149,5 +149,5 @@ def test_lvpruning_is_refused_where_it_cannot_work() -> None:
         lvpruning(SMALL, 10, 4, 0.5)
     deep = Decoder(32, 8, 12, 4, 2, 2, 10, 100)
     for ratio in (0.4, 1.1):
-        with pytest.raises(ValueError, match="between 0.4 and 1"):
+        with pytest.raises(ValueError, match=r"between 0\.4 and 1"):
             lvpruning(deep, 10, 4, ratio)
