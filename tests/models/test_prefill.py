@@ -91,9 +91,9 @@ def test_hooks_are_gone_afterwards(tmp_path: Path) -> None:
     import torch
 
     made = load(checkpoints.make("llava", tmp_path))
-    with made.open(made.request()) as model:
-        with pytest.raises(ZeroDivisionError), counted_prefill(model):
-            raise ZeroDivisionError
+    opened = made.open(made.request())
+    with opened as model, pytest.raises(ZeroDivisionError), counted_prefill(model):
+        raise ZeroDivisionError
     assert not torch.nn.modules.module._global_forward_hooks
 
 

@@ -20,8 +20,8 @@ from stabfw_models.hf_vlm.published import published, published_ids
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-#: Parameters of each checkpoint, and where their sum comes from: the model cards' safetensors
-#: totals, except for those marked as derived from the layout below alone.
+#: Parameters of each checkpoint as published, but for those that are marked: their sums were
+#: derived from the layout below.
 TOTALS = {
     "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
     "llava-hf/llava-1.5-13b-hf": 13_351_494_656,  # derived
