@@ -40,10 +40,29 @@ def test_help_imports_click_and_no_command(tmp_path: Path) -> None:
     assert not {"pydantic", "pluggy", "ruamel"} & loaded
 
 
-@pytest.mark.parametrize("args", [["plugins"], ["schema"], ["init"], ["plugins", "shapes"]])
+FLOPS = ["flops", "--model", "Qwen/Qwen2.5-VL-7B-Instruct"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["plugins"],
+        ["schema"],
+        ["init"],
+        ["plugins", "shapes"],
+        [*FLOPS, "--json"],
+        ["flops", "--model", "tiny-llava", "--keep", "2:0.5", "--json"],
+    ],
+)
 def test_light_commands(args: list[str], tmp_path: Path) -> None:
     loaded = imported(f"from stabfw.cli import invoke; assert invoke({args}) == 0", tmp_path)
     assert not HEAVY & loaded
+
+
+def test_table_of_flops_needs_no_model(tmp_path: Path) -> None:
+    loaded = imported(f"from stabfw.cli import invoke; assert invoke({FLOPS}) == 0", tmp_path)
+    # A table takes rich, and the other tables' module numpy.
+    assert not (HEAVY - {"rich", "numpy"} | {"huggingface_hub"}) & loaded
 
 
 def test_validating_a_spec_with_built_in_plugins(tmp_path: Path) -> None:

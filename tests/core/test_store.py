@@ -54,6 +54,15 @@ def test_outcome_comes_back_as_it_went_in(store: Store) -> None:
     assert row.report == {"hqq": {"bits": 4}}
 
 
+def test_what_only_the_first_batch_reported_stands(store: Store) -> None:
+    store.claim("k", {}, "cell")
+    store.commit_batch("k", 0, "s", [outcome("1")], {"hqq": {"rows": 1}, "prefill": {"n": 9}}, 0.1)
+    store.commit_batch("k", 1, "s", [outcome("2")], {"hqq": {"rows": 2}}, 0.1)
+    row = store.cell("k")
+    assert row is not None
+    assert row.report == {"hqq": {"rows": 2}, "prefill": {"n": 9}}
+
+
 def test_batch_twice_changes_nothing(store: Store) -> None:
     store.claim("k", {}, "cell")
     store.commit_batch("k", 0, "s", [outcome("1")], {}, 0.1)

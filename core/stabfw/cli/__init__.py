@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("stabfw.cli.compare", "Compare two runs."),
     "sync": ("stabfw.cli.sync", "Publish a finished run to MLflow."),
     "ui": ("stabfw.cli.ui", "Open the MLflow pages of the experiments."),
+    "flops": ("stabfw.cli.flops", "Compute FLOPs and bytes of a model without its weights."),
     "plugins": ("stabfw.cli.plugins", "List installed plugins, or show one."),
     "schema": ("stabfw.cli.schema", "Write the JSON Schema of specs, for editors."),
 }

@@ -6,6 +6,7 @@ A plugin imports from here and from nowhere else in stabfw. Nothing here imports
 from stabfw.components.accelerator import Accelerator, AcceleratorConfig, Artefact, Fidelity, Slot
 from stabfw.components.base import API_VERSION, Component, ComponentConfig, Kind
 from stabfw.components.benchmark import Benchmark, BenchmarkConfig
+from stabfw.components.costs import Architecture
 from stabfw.components.data import (
     Answer,
     AnswerKind,
@@ -40,6 +41,7 @@ __all__ = [
     "Answer",
     "AnswerKind",
     "AnswerStatus",
+    "Architecture",
     "Artefact",
     "Benchmark",
     "BenchmarkConfig",

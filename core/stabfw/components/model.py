@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from stabfw.components.anatomy import Anatomy
+    from stabfw.components.costs import Architecture
 
 
 @dataclass(frozen=True)
@@ -154,3 +155,10 @@ class Model(Component[M]):
     @abstractmethod
     def open(self, request: LoadRequest) -> AbstractContextManager[LoadedModel]:
         """Load the model; leaving the context frees it."""
+
+    def architecture(self) -> Architecture | None:
+        """State the sizes from which costs follow, or None if they are not known.
+
+        Must not import torch, and needs no weights.
+        """
+        return None

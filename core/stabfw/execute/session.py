@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +26,7 @@ from stabfw.components.patch import Patch, fingerprint, weights_digest
 from stabfw.errors import DataError, RunError, StabfwError
 from stabfw.execute.inputs import Inputs, prompt
 from stabfw.execute.messages import Batch, Ended, Failed, Message, Started, Task, Todo
+from stabfw.execute.prefill import counted_prefill
 from stabfw.plan import Cell, Fit, Member, Session
 from stabfw.store import Outcome
 
@@ -168,9 +169,13 @@ def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterat
     numbers = range(len(cell.batches)) if restart else todo.batches
     for number in numbers:
         begin = time.perf_counter()
-        outcomes = _run_batch(model, cell, cell.batches[number], inputs)
+        # The batches are the same for every stack, so their first ones can be compared.
+        with counted_prefill(model) if number == 0 else nullcontext() as prefill:
+            outcomes = _run_batch(model, cell, cell.batches[number], inputs)
         report = {member.type: dict(member.component.report(model)) for member in cell.members}
         _check_report(cell, report)
+        if prefill:
+            report["prefill"] = prefill
         yield Batch(cell.key, number, tuple(outcomes), report, time.perf_counter() - begin)
 
 

@@ -32,7 +32,8 @@ class CellResult:
         condition: Its names.
         accuracy: Share of correct answers, among those given, with its interval.
         unanswered: Number of instances that could not be asked.
-        report: What each member of the stack reported of itself, by member.
+        report: What each member of the stack reported of itself, by member, and under `prefill`
+            what the first batch was counted to cost.
         facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
     """
 

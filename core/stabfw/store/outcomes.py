@@ -218,9 +218,11 @@ class Store:
                 [_prediction_row(key, number, outcome) for outcome in outcomes],
             )
             self._put_scores(key, scorer, outcomes)
+            (before,) = self._db.execute("SELECT report FROM cells WHERE key=?", (key,)).fetchone()
+            # What only an earlier batch told stands.
             self._db.execute(
                 "UPDATE cells SET report=?, seconds=seconds+? WHERE key=?",
-                (canonical(report), seconds, key),
+                (canonical({**json.loads(before), **report}), seconds, key),
             )
             self._db.execute("UPDATE leases SET heartbeat=? WHERE key=?", (time.time(), key))
 

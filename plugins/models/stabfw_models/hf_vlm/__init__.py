@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
-from stabfw.components import LoadedModel, LoadRequest, Model, ModelConfig, ModelInfo
+from stabfw.components import Architecture, LoadedModel, LoadRequest, Model, ModelConfig, ModelInfo
 from stabfw.errors import DataError
 from stabfw.registry import hookimpl
 
 from stabfw_models.hf_vlm import devices, files
+from stabfw_models.hf_vlm.architecture import read_architecture
+from stabfw_models.hf_vlm.published import published, published_ids
 
 __all__ = ["HfModel", "HfModelConfig", "HfVlm", "HfVlmConfig"]
 
@@ -64,6 +66,27 @@ class HfModel(Model[M]):
             DataError: If they are not on this machine.
         """
 
+    def configs(self) -> files.Checkpoint:
+        """Find the config files, which need no weights beside them.
+
+        Raises:
+            DataError: If they are not on this machine.
+        """
+        return self.checkpoint()
+
+    def pixel_limits(self) -> Mapping[str, int]:
+        """Tell which limits of a picture's area the user set, by argument of the processor."""
+        return {}
+
+    def architecture(self) -> Architecture:
+        """Read the sizes from config.json.
+
+        Raises:
+            DataError: If the config files are missing.
+            UnsupportedError: If no formula is known for the family.
+        """
+        return read_architecture(self.configs(), self.pixel_limits())
+
     def request(self) -> LoadRequest:
         """Resolve every `auto` from the checkpoint's config.json and the machine.
 
@@ -79,6 +102,7 @@ class HfModel(Model[M]):
             attention=self.config.attention,
             device=device,
             threads=devices.resolve_threads(self.config.threads),
+            processor=self.pixel_limits(),
         )
 
     def describe(self, request: LoadRequest) -> ModelInfo:
@@ -120,7 +144,23 @@ class HfVlm(HfModel[HfVlmConfig]):
         Raises:
             DataError: If it is not there, or holds a model of another family.
         """
-        found = files.locate(self.config.source, self.config.revision)
+        return self._accepted(files.locate(self.config.source, self.config.revision))
+
+    def configs(self) -> files.Checkpoint:
+        """Find the directory, the hub id among the published configs, or in the cache.
+
+        Raises:
+            DataError: If it is not there, or holds a model of another family.
+        """
+        known = None if self.config.revision else published(self.config.source)
+        try:
+            found = known or files.locate(self.config.source, self.config.revision)
+        except DataError as error:
+            listed = ", ".join(published_ids())
+            raise DataError(f"{error}; known without a download: {listed}") from error
+        return self._accepted(found)
+
+    def _accepted(self, found: files.Checkpoint) -> files.Checkpoint:
         if self.families and (family := found.config()["model_type"]) not in self.families:
             raise DataError(
                 f"{self.config.source}: this is a {family} model, not "

@@ -29,8 +29,11 @@ def resolve_dtype(asked: str, config: Mapping[str, Any], device: str) -> str:
     """
     if asked != "auto":
         return asked
-    if device == "cpu":
-        return "float32"
+    return "float32" if device == "cpu" else stated_dtype(config)
+
+
+def stated_dtype(config: Mapping[str, Any]) -> str:
+    """Read the dtype of a checkpoint's weights from its config."""
     text = config.get("text_config") or {}
     stated = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
     return next((str(name).removeprefix("torch.") for name in stated if name), "float32")

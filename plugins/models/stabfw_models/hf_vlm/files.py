@@ -17,7 +17,8 @@ FROM_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": Fals
 #: Families whose parts are where `loaded.find_anatomy` looks.
 ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
 
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+#: Where an image processor is described; the first one that is there counts.
+IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
 _DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
@@ -182,7 +183,7 @@ def _clip_tokens(config: dict[str, Any]) -> int | None:
 
 def processor_class(checkpoint: Checkpoint) -> str:
     """Name the class of a checkpoint's processor as its files state it, or empty."""
-    for name in (*_PROCESSOR_FILES, "tokenizer_config.json"):
+    for name in (*IMAGE_PROCESSOR_FILES, "tokenizer_config.json"):
         if (checkpoint.folder / name).exists() and (
             stated := checkpoint.read_json(name).get("processor_class")
         ):
@@ -191,7 +192,7 @@ def processor_class(checkpoint: Checkpoint) -> str:
 
 
 def _processor(checkpoint: Checkpoint) -> str:
-    for name in _PROCESSOR_FILES:
+    for name in IMAGE_PROCESSOR_FILES:
         if not (checkpoint.folder / name).exists():
             continue
         config = checkpoint.read_json(name)

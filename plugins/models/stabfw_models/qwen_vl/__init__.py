@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
-from stabfw.components import LoadRequest, Model
+from stabfw.components import Model
 from stabfw.registry import hookimpl
 
 from stabfw_models.hf_vlm import HfVlm, HfVlmConfig
@@ -40,10 +39,9 @@ class QwenVl(HfVlm):
     config_cls: ClassVar[type[HfVlmConfig]] = QwenVlConfig
     config: QwenVlConfig
 
-    def request(self) -> LoadRequest:
-        """Resolve what is left open, and pass the limits on to the image processor."""
-        limits = self.config.model_dump(include={"min_pixels", "max_pixels"}, exclude_none=True)
-        return replace(super().request(), processor=limits)
+    def pixel_limits(self) -> Mapping[str, int]:
+        """Those of the config that are set."""
+        return self.config.model_dump(include={"min_pixels", "max_pixels"}, exclude_none=True)
 
 
 class Qwen2Vl(QwenVl):
