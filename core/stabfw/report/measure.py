@@ -338,7 +338,9 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     correct = table.correct[table.usable]
     interval = proportion_interval(correct, table.cluster[table.usable])
     predictions = [prediction for _, prediction in outcomes.predictions.values()]
-    latency = [prediction.latency_ms for prediction in predictions]
+    answered = [p for p in predictions if p.finish is not FinishReason.ERROR]
+    prefill = [p.prefill_ms for p in answered if p.prefill_ms is not None]
+    decode = [p.decode_ms for p in answered]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
     n = len(correct)
     return CellResult(
@@ -356,7 +358,8 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
         report=row.report,
         facts={
             "instances": len(table),
-            "latency_ms_mean": float(np.mean(latency)) if latency else None,
+            "prefill_ms_median": float(np.median(prefill)) if prefill else None,
+            "decode_ms_median": float(np.median(decode)) if decode else None,
             "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
             "seconds": row.seconds,
             **row.provenance,

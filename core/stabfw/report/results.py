@@ -33,7 +33,7 @@ class CellResult:
         accuracy: Share of correct answers, among those given, with its interval.
         unanswered: Number of instances that could not be asked.
         report: What each member of the stack reported of itself, by member.
-        facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
+        facts: Further numbers and texts: median times, visual tokens, versions.
     """
 
     key: str

@@ -55,7 +55,7 @@ class LoadedParrot(LoadedModel):
         text = WORDS[number % len(WORDS)][: options.max_new_tokens]
         margin = (number // 1000 % 1000) / 250
         top = (TopToken(0, text, -0.1), TopToken(1, "other", -0.1 - margin))
-        return Prediction(text, (0,), (-0.1,), top, latency_ms=0.1)
+        return Prediction(text, (0,), (-0.1,), top, prefill_ms=0.1)
 
 
 class Parrot(Model[ParrotConfig]):
