@@ -9,7 +9,15 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 
 from stabfw.components.base import Component, ComponentConfig
-from stabfw.components.data import Answer, AnswerKind, AnswerStatus, Instance, Option, Score
+from stabfw.components.data import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    Instance,
+    Option,
+    Prompt,
+    Score,
+)
 
 
 class BenchmarkConfig(ComponentConfig):
@@ -61,6 +69,10 @@ class Benchmark(Component[B]):
             for letter, choice in zip(letters(len(instance.choices)), instance.choices, strict=True)
         ]
         return "".join([*lines, instance.question, *options])
+
+    def prompt(self, instance: Instance) -> Prompt:
+        """Return what a model is asked."""
+        return Prompt(instance.id, instance.images, self.render(instance), self.options(instance))
 
     def options(self, instance: Instance) -> tuple[Option, ...]:
         """Return the answers that an instance lets one choose from; none where it is free.
