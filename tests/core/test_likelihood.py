@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stabfw.components import Prediction
+from stabfw.components import FinishReason, Prediction
 from stabfw.errors import SpecError
 from stabfw.experiment import Run, run
 from stabfw.plan import Condition, Plan, Role, make_plan
@@ -78,9 +78,21 @@ class TestBaselineLikelihood:
             Role.STACK,
         }
 
-    def test_change_of_nothing_is_zero(self, make_spec: Make, registry: Registry) -> None:
-        spec = make_spec(stacks={"none": [{"type": "planted"}]}, controls=SCORED)
-        assert delta(run(spec, registry=registry), "none").value == 0
+    @pytest.mark.parametrize("executor", ["inline", "process"])
+    def test_baselines_go_first_whatever_the_order_of_the_stacks(
+        self, make_spec: Make, registry: Registry, executor: str
+    ) -> None:
+        """Here they share a loaded model with stacks, which change nothing that is scored."""
+        stacks = {f"s{i}": [{"type": "planted", "answers": {"x": f"{i}"}}] for i in range(6)}
+        spec = make_spec(
+            stacks={**stacks, "half": ["half"]},
+            controls=SCORED,
+            execution={"executor": executor, "workers": 2},
+        )
+        done = run(spec, registry=registry)
+        assert not done.results.failures
+        for stack in spec.stacks:
+            assert (delta(done, stack).value, delta(done, stack).n) == (0, 100)
 
     def test_asking_for_it_later_computes_nothing_else(
         self, make_spec: Make, registry: Registry
@@ -116,6 +128,7 @@ class TestBaselineLikelihood:
         (other,) = [n for n in done.results.notices if "could not be asked" in n]
         assert "no rate: 3; the first: " in other
         assert "not a readable image" in other
+        assert "no answer to be scored" not in other
 
     def test_not_run_if_the_baseline_failed(
         self, make_spec: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
@@ -290,6 +303,7 @@ class TestRealModel:
                 assert there[instance_id].options == pytest.approx(prediction.options, abs=1e-5)
                 assert there[instance_id].token_ids == prediction.token_ids[:1]
                 assert there[instance_id].decode_ms == 0 < there[instance_id].prefill_ms
+                assert there[instance_id].finish is FinishReason.STOP
                 assert prediction.decode_ms > 0
         for done, found in ((written, one), (chosen, other)):
             for stack in ("fastv", "hqq"):

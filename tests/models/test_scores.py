@@ -202,6 +202,17 @@ class TestOptions:
             assert answer.text in (best, "ABCD"["ABCD".find(best)])
         assert seen == {0, 2, 4}
 
+    def test_ways_of_several_tokens_are_left_out_where_all_have_one_of_one(
+        self, tiny: Any, asked: list[Prompt]
+    ) -> None:
+        yes, no = (tiny.tokens(asked[0], text) for text in ("yes", "no"))
+        assert len(tiny.tokens(asked[0], "Yes")) > 1
+        longer = (Option("yes", ("Yes", "yes")), Option("no", ("No way",)))
+        both = [replace(asked[0], options=options) for options in (YES_NO, longer)]
+        short, whole = tiny.encode(both).options
+        assert short == {"yes": (yes,), "no": (no,)}
+        assert [list(map(len, ways)) for ways in whole.values()] == [[3, 1], [6]]
+
     def test_they_cost_no_forward_pass(self, tiny: Any, asked: list[Prompt]) -> None:
         calls = []
         with Patch() as patch:
