@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stabfw.components import Kind
 from stabfw.errors import DataError, RunError, blaming
 from stabfw.execute.messages import WORKER
-from stabfw.plan import Cell, Condition, Fit, Plan, make_plan
+from stabfw.plan import Cell, Condition, Fit, Plan, Session, make_plan
 from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
 from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
@@ -148,6 +148,7 @@ class _Runner:
         executor = self._executor()
         told = False
         while pending := self._pending():
+            self._give_up_orphans(pending)
             tasks = self._claim(pending)
             if tasks:
                 for message in executor.execute(tasks):
@@ -178,15 +179,31 @@ class _Runner:
             if key not in self._failed and not _done(self._store, cell)
         ]
 
+    def _give_up_orphans(self, pending: Sequence[str]) -> None:
+        """Fail the cells that score the answers of a cell that failed."""
+        for key in pending:
+            if (why := self._failed.get(self._cells[key].parent)) is not None:
+                reason = f"not run, because the baseline whose answers it scores failed: {why}"
+                self._failed[key] = reason
+                self._observers.notify(events.CellFailed(key, self._labels[key], reason))
+
+    def _ready(self, session: Session, pending: Sequence[str]) -> list[Cell]:
+        """The cells of a session that can be computed now, best all at once."""
+        cells = [c for c in session.cells if c.key in pending and c.key not in self._failed]
+        if any(cell.parent in pending for cell in cells):
+            # What waits for a baseline is done together with its stack, by one load of the
+            # model; a baseline in the same session goes ahead.
+            awaited = {self._cells[key].parent for key in pending}
+            return [cell for cell in cells if cell.key in awaited]
+        return cells
+
     def _claim(self, pending: Sequence[str]) -> list[Task]:
         from stabfw.execute import Task, Todo
 
         tasks = []
         for session in self._plan.sessions:
             todo = {}
-            for cell in session.cells:
-                if cell.key not in pending:
-                    continue
+            for cell in self._ready(session, pending):
                 if not self._store.claim(cell.key, cell.fields, self._labels[cell.key]):
                     continue
                 committed = self._store.committed(cell.key)

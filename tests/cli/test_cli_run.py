@@ -73,7 +73,7 @@ def test_changed_answers_are_listed(spec: str, stabfw: Callable[..., str]) -> No
     assert len(changes) > 10
     assert {change["cell"].partition(" · ")[0] for change in changes} == {"half"}
     shown = stabfw("show", "runs/mine", "--stack", "half", "-n", "3")
-    assert f"{len(changes)} changed, 3 shown" in shown
+    assert f"{len(changes)} changed, 3 shown" in " ".join(shown.split())
     lost = stabfw("show", "runs/mine", "--kind", "negative", "--json").splitlines()
     assert len(lost) == sum(change["kind"] == "negative" for change in changes)
     wrong = stabfw("show", "runs/mine", "--stack", "hlaf", code=Exit.USAGE)

@@ -92,7 +92,7 @@ def test_visual_tokens_leave_the_vision_part_out(flops: Flops) -> None:
 
 
 def test_plugins_and_directories_are_models_too(flops: Flops) -> None:
-    from stabfw_models.tiny_llava import WEIGHTS
+    from stabfw_models.tiny import WEIGHTS
 
     plugin, directory = flops("tiny-llava"), flops(str(WEIGHTS))
     assert plugin["flops"] == directory["flops"]

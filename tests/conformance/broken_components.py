@@ -31,6 +31,7 @@ from stabfw.components import (
     Modality,
     Model,
     ModelInfo,
+    Option,
     Perturbation,
     PerturbationConfig,
     Prediction,
@@ -691,6 +692,16 @@ class Settled(Cards):
         return super().extract(text, instance)
 
 
+@fails("check_options_are_read_back")
+class Loud(Cards):
+    """Would have yes and no shouted, which is not read."""
+
+    def options(self, instance: Instance) -> tuple[Option, ...]:
+        if instance.kind is AnswerKind.YES_NO:
+            return Option("YES", ("YES",)), Option("NO", ("NO",))
+        return super().options(instance)
+
+
 @fails("check_render_is_pure_and_contains_question")
 class Wordless(Cards):
     """Leaves the options out of the prompt."""
@@ -762,6 +773,23 @@ class Willful(ToyModel):
         return super().loaded(replace(request, attention="eager"))
 
 
+class Warm(LoadedToy):
+    def score(
+        self, encoded: Encoded, continuations: Any, options: GenerationOptions
+    ) -> list[list[Prediction]]:
+        return [
+            [replace(p, logprobs=tuple(value / 2 for value in p.logprobs)) for p in row]
+            for row in super().score(encoded, continuations, options)
+        ]
+
+
+class Backwards(LoadedToy):
+    def score(
+        self, encoded: Encoded, continuations: Any, options: GenerationOptions
+    ) -> list[list[Prediction]]:
+        return [row[::-1] for row in super().score(encoded, continuations, options)]
+
+
 class SeesPadding(LoadedToy):
     def mask(self, ids: Any) -> Any:
         return ids >= 0
@@ -820,10 +848,25 @@ def _with(cls: type[LoadedToy]) -> Any:
     return loaded
 
 
+@fails("check_score_equals_generate")
+class Softened(ToyModel):
+    """Scores at another temperature than it generates."""
+
+    loaded = _with(Warm)
+
+
+@fails("check_scores_batch_equals_single")
+class Reordered(ToyModel):
+    """Scores the answers to a prompt in another order."""
+
+    loaded = _with(Backwards)
+
+
 @fails("check_batch_equals_single")
 class ShortSighted(ToyModel):
     """Takes padding for words."""
 
+    can_score = False
     loaded = _with(SeesPadding)
 
 
@@ -831,6 +874,7 @@ class ShortSighted(ToyModel):
 class Confused(ToyModel):
     """Gives the answers of a batch in another order."""
 
+    can_score = False
     loaded = _with(Mixed)
 
 
@@ -838,6 +882,7 @@ class Confused(ToyModel):
 class Gambler(ToyModel):
     """Draws answers at random."""
 
+    can_score = False
     loaded = _with(Dicing)
 
 

@@ -75,12 +75,19 @@ class ToyModel(Model[ToyModelConfig]):
 
     config_cls = ToyModelConfig
     layers: int | None = 2
+    can_score = True
 
     def request(self) -> LoadRequest:
         return LoadRequest(source="toy")
 
     def describe(self, request: LoadRequest) -> ModelInfo:
-        return ModelInfo("toy", layers=self.layers, visual_tokens=4, processor="ToyProcessor")
+        return ModelInfo(
+            "toy",
+            layers=self.layers,
+            visual_tokens=4,
+            can_score=self.can_score,
+            processor="ToyProcessor",
+        )
 
     @contextmanager
     def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
@@ -121,17 +128,43 @@ class LoadedToy(LoadedModel):
         return logits.argmax(-1)
 
     def generate(self, encoded: Encoded, options: GenerationOptions) -> list[Prediction]:
+        return self.answered(encoded, options)
+
+    def tokens(self, prompt: Prompt, text: str) -> tuple[int, ...]:
+        return tuple(2 + ord(letter) % (VOCABULARY - 2) for letter in text)
+
+    def score(
+        self, encoded: Encoded, continuations: Any, options: GenerationOptions
+    ) -> list[list[Prediction]]:
+        if not self.info.can_score:
+            return super().score(encoded, continuations, options)
+        found: list[list[Prediction]] = [[] for _ in continuations]
+        for number in range(max(map(len, continuations))):
+            forced = [(*row[number : number + 1], (END,))[0] for row in continuations]
+            told = self.answered(encoded, options, forced)
+            for row, prediction in enumerate(told):
+                found[row] += [prediction] * (number < len(continuations[row]))
+        return found
+
+    def answered(
+        self, encoded: Encoded, options: GenerationOptions, forced: Any = None
+    ) -> list[Prediction]:
         import torch
 
         ids, pixels = encoded.inputs["ids"], encoded.inputs["pixels"]
         mask, steps = self.mask(ids), []
         chosen = []
         self.batch = encoded
+        length = max(map(len, forced)) if forced else options.max_new_tokens
         try:
             with torch.inference_mode():
-                for _ in range(options.max_new_tokens):
+                for step in range(length):
                     steps.append(self.module(ids, mask, pixels).log_softmax(-1))
-                    chosen.append(self.choose(steps[-1]))
+                    if forced:
+                        row = [(*tokens[step : step + 1], END)[0] for tokens in forced]
+                        chosen.append(torch.tensor(row))
+                    else:
+                        chosen.append(self.choose(steps[-1]))
                     ids = torch.cat([ids, chosen[-1][:, None]], 1)
                     mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         finally:
@@ -139,7 +172,7 @@ class LoadedToy(LoadedModel):
         best = steps[0].topk(options.top_tokens)
         return [
             self.prediction(
-                [int(token[row]) for token in chosen],
+                [int(token[row]) for token in chosen][: len(forced[row]) if forced else None],
                 [float(step[row, token[row]]) for step, token in zip(steps, chosen, strict=True)],
                 zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True),
             )

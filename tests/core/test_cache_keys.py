@@ -35,6 +35,8 @@ def base(tmp_path: Path, questions: Path) -> dict[str, Any]:
             "split": "train",
             "limit": 5,
         },
+        "benchmarks": [{"type": "questions", "path": str(questions), "choices": True}],
+        "controls": {"noise_floor": {"repeats": 2}, "baseline_likelihood": True},
         "batch_size": 8,
     }
 
@@ -71,7 +73,7 @@ def _prompt(base: dict[str, Any], questions: Path) -> None:
 
 
 def _image(base: dict[str, Any], questions: Path) -> None:
-    base["benchmarks"] = [{"type": "questions", "path": str(questions), "tint": 1}]
+    base["benchmarks"][0]["tint"] = 1
 
 
 def _seed(base: dict[str, Any], questions: Path) -> None:
@@ -86,6 +88,10 @@ def _generation(base: dict[str, Any], questions: Path) -> None:
     base["generation"] = {"max_new_tokens": 5}
 
 
+def _mode(base: dict[str, Any], questions: Path) -> None:
+    base["generation"] = {"mode": "likelihood"}
+
+
 def _perturbation(base: dict[str, Any], questions: Path) -> None:
     base["perturbations"] = [{"type": "suffix", "strength": 2}]
 
@@ -98,7 +104,9 @@ EVERY = {
         ("baseline", " · repeat 1"),
         ("baseline", " · repeat 2"),
         ("planted", ""),
+        ("planted", " · baseline's answers"),
         ("fitted", ""),
+        ("fitted", " · baseline's answers"),
     )
 }
 
@@ -108,13 +116,14 @@ EVERY = {
     [
         (_weights, EVERY),
         (_dtype, EVERY),
-        (_accelerator, {"planted · clean", "planted · suffix"}),
-        (_artefact, {"fitted · clean", "fitted · suffix"}),
+        (_accelerator, {label for label in EVERY if label.startswith("planted")}),
+        (_artefact, {label for label in EVERY if label.startswith("fitted")}),
         (_prompt, EVERY),
         (_image, EVERY),
         (_seed, {label for label in EVERY if label.endswith("suffix")}),
         (_batches, EVERY),
         (_generation, EVERY),
+        (_mode, EVERY),
         (_perturbation, {label for label in EVERY if label.endswith("suffix")}),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else None,
@@ -190,7 +199,37 @@ def test_behaviour_version_of_a_component_misses(
     before = keys(spec, registry)
     monkeypatch.setattr(Planted, "behaviour_version", 2)
     after = keys(spec, registry)
-    assert {k for k in after if after[k] != before[k]} == {"planted · clean", "planted · suffix"}
+    changed = {label for label in EVERY if label.startswith("planted")}
+    assert {label for label in after if after[label] != before[label]} == changed
+
+
+def test_other_options_miss(
+    make_spec: Make,
+    registry: Registry,
+    base: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from stabfw_test_plugins.questions import Questions
+
+    before = keys(make_spec(**base), registry)
+    original = Questions.options
+    monkeypatch.setattr(Questions, "options", lambda self, instance: original(self, instance)[1:])
+    # A store that has not seen the benchmark, since it keeps what a benchmark once held.
+    after = keys(make_spec(**base, store=str(tmp_path / "other")), registry)
+    assert not set(before.values()) & set(after.values())
+
+
+def test_the_parent_is_in_the_key_of_what_scores_its_answers(
+    make_spec: Make, registry: Registry, base: dict[str, Any]
+) -> None:
+    """A stack that is the same beside another baseline has other answers to score."""
+    base["stacks"] = {"half": ["half"]}
+    matched = keys(make_spec(**base), registry)
+    deployed = keys(make_spec(**base, compare="deployed"), registry)
+    assert matched["half · clean"] == deployed["half · clean"]
+    scoring = "half · baseline's answers · clean"
+    assert matched[scoring] != deployed[scoring]
 
 
 def test_what_is_loaded_must_be_what_was_described(

@@ -18,6 +18,7 @@ from stabfw.components import (
 from stabfw.errors import StoreError
 from stabfw.store import Outcome, Store, digest
 from stabfw.store.lease import PATIENCE_S, Owner
+from stabfw.store.outcomes import SCHEMA_VERSION
 
 
 def outcome(instance_id: str, text: str = "red") -> Outcome:
@@ -31,7 +32,10 @@ def outcome(instance_id: str, text: str = "red") -> Outcome:
             top=(TopToken(5, "red", -0.25), TopToken(6, "blue", -2.0)),
             finish=FinishReason.STOP,
             visual_tokens=(64, 32),
-            latency_ms=1.5,
+            options={"yes": -0.25, "no": -1.5},
+            options_logprob=-0.125,
+            prefill_ms=1.5,
+            decode_ms=0.5,
         ),
         answer=Answer(text, AnswerKind.SHORT),
         score=Score(1.0, True),
@@ -160,7 +164,9 @@ def test_store_of_another_schema_is_refused(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "outcomes.sqlite")
     db.execute("UPDATE meta SET value='99'")
     db.commit()
-    with pytest.raises(StoreError, match=r"has schema 99; this stabfw reads schema 1"):
+    with pytest.raises(
+        StoreError, match=f"has schema 99; this stabfw reads schema {SCHEMA_VERSION}"
+    ):
         Store(tmp_path)
 
 

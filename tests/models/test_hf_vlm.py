@@ -99,7 +99,9 @@ class TestGenerate:
             assert "</s>" not in prediction.text
             assert prediction.text == prediction.text.strip() != ""
             assert prediction.visual_tokens == (64,) * 6
-            assert prediction.latency_ms > 0
+            assert prediction.prefill_ms is not None
+            assert prediction.prefill_ms > 0
+            assert prediction.decode_ms > 0
 
     def test_an_answer_that_is_cut_off_says_so(
         self, tiny: Any, prompts: tuple[Prompt, ...]

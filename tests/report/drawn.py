@@ -121,7 +121,10 @@ def given(side: Side, i: int) -> AnswerGiven:
         margin=side.margin[i],
         token_ids=tuple(side.text[i].encode()),
         visual_tokens=(64, 64, 32, 32),
-        latency_ms=3.5,
+        options={"a": -0.1, "b": -2.4},
+        options_logprob=-0.01,
+        prefill_ms=2.5,
+        decode_ms=1.0,
     )
 
 

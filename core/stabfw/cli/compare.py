@@ -98,7 +98,7 @@ def _sides(name: str) -> dict[str, Outcomes]:
 
     tables = {}
     for condition, table in outcomes_of(Path(directory)).items():
-        if condition.role is Role.FLOOR or (stack and condition.stack != stack):
+        if condition.role in (Role.FLOOR, Role.LIKELIHOOD) or (stack and condition.stack != stack):
             continue
         parts = [] if stack else [condition.stack]
         parts += [condition.circumstance] if condition.circumstance and not stack else []

@@ -9,7 +9,15 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 
 from stabfw.components.base import Component, ComponentConfig
-from stabfw.components.data import Answer, AnswerStatus, Instance, Score
+from stabfw.components.data import (
+    Answer,
+    AnswerKind,
+    AnswerStatus,
+    Instance,
+    Option,
+    Prompt,
+    Score,
+)
 
 
 class BenchmarkConfig(ComponentConfig):
@@ -61,6 +69,21 @@ class Benchmark(Component[B]):
             for letter, choice in zip(letters(len(instance.choices)), instance.choices, strict=True)
         ]
         return "".join([*lines, instance.question, *options])
+
+    def prompt(self, instance: Instance) -> Prompt:
+        """Return what a model is asked."""
+        return Prompt(instance.id, instance.images, self.render(instance), self.options(instance))
+
+    def options(self, instance: Instance) -> tuple[Option, ...]:
+        """Return the answers that an instance lets one choose from; none where it is free.
+
+        `extract` must read each of their texts as the option's id. The default is the letters
+        that `render` shows, or yes and no.
+        """
+        if instance.kind is AnswerKind.YES_NO:
+            return Option("yes", ("Yes", "yes")), Option("no", ("No", "no"))
+        shown = zip(letters(len(instance.choices)), instance.choices, strict=True)
+        return tuple(Option(choice.id, (letter,)) for letter, choice in shown)
 
     @abstractmethod
     def extract(self, text: str, instance: Instance) -> Answer:

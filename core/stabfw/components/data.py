@@ -219,6 +219,19 @@ class Instance:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One of the answers that a question lets a model choose from.
+
+    Attributes:
+        id: The answer's value, as it is read out of a text.
+        texts: The ways to write it that count, such as `Yes` and `yes`.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What a model is asked: pictures and text, before its own chat template.
 
@@ -226,16 +239,19 @@ class Prompt:
         instance_id: The instance that it was rendered from.
         images: The pictures, after perturbation.
         text: The whole user message, options included.
+        options: The answers to choose from; empty where the answer is free.
     """
 
     instance_id: str
     images: tuple[Image, ...]
     text: str
+    options: tuple[Option, ...] = ()
 
     @property
     def digest(self) -> str:
-        """sha256 of pictures and text: two sides of a pair must agree on it."""
-        content = [[image.digest for image in self.images], self.text]
+        """sha256 of pictures, text and options: two sides of a pair must agree on it."""
+        options = [[option.id, option.texts] for option in self.options]
+        content = [[image.digest for image in self.images], self.text, options]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -259,7 +275,13 @@ class Prediction:
         top: The most likely first tokens, best first.
         finish: Why generation ended.
         visual_tokens: Number of visual tokens that each decoder layer saw in prefill.
-        latency_ms: Wall time of the batch divided by its size, in milliseconds.
+        options: Natural log-probability of each option by id, normalised over the options; empty
+            where there are none or the model does not tell.
+        options_logprob: Natural log-probability of all options together, before that: how much
+            of what the model would say is an option at all.
+        prefill_ms: Wall time until the first token was chosen, in milliseconds: the batch's
+            divided by its size. None where a server does not tell it apart.
+        decode_ms: The same of all that followed, or of everything where `prefill_ms` is None.
         error: What went wrong, where `finish` is `error`.
     """
 
@@ -269,7 +291,10 @@ class Prediction:
     top: tuple[TopToken, ...] = ()
     finish: FinishReason = FinishReason.STOP
     visual_tokens: tuple[int, ...] = ()
-    latency_ms: float = 0.0
+    options: Mapping[str, float] = field(default_factory=dict)
+    options_logprob: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float = 0.0
     error: str = ""
 
     @property

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from stabfw.components.base import Component, ComponentConfig
 from stabfw.components.data import Prediction, Prompt
+from stabfw.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class ModelInfo:
         layers: Number of decoder layers of the language model, None if unknown.
         visual_tokens: Visual tokens per image where that is fixed, else None.
         has_anatomy: Whether the loaded model can state its anatomy.
+        can_score: Whether the loaded model can score answers that it is given.
         weights: sha256 of every file that decides the answers, by name.
         processor: Class of the processor, its image back end included.
     """
@@ -37,6 +39,7 @@ class ModelInfo:
     layers: int | None = None
     visual_tokens: int | None = None
     has_anatomy: bool = False
+    can_score: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
 
@@ -81,6 +84,10 @@ class GenerationOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+Tokens = tuple[int, ...]
+OptionTokens = Mapping[str, tuple[Tokens, ...]]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A batch ready for the model.
@@ -88,10 +95,14 @@ class Encoded:
     Attributes:
         instance_ids: One id a row.
         inputs: The model's own tensors, left-padded.
+        options: For each row, the tokens of each way to write an option, by its id; empty where
+            the prompt has no options or the model cannot tell. Ways of several tokens are left
+            out where every option has one of a single token.
     """
 
     instance_ids: tuple[str, ...]
     inputs: Mapping[str, Any]
+    options: tuple[OptionTokens, ...] = ()
 
 
 class LoadedModel(ABC):
@@ -124,6 +135,44 @@ class LoadedModel(ABC):
     @abstractmethod
     def generate(self, encoded: Encoded, options: GenerationOptions) -> list[Prediction]:
         """Answer each row greedily, in the order of `encoded.instance_ids`."""
+
+    def tokens(self, prompt: Prompt, text: str) -> Tokens:
+        """Return the tokens of a text where the model would begin its answer to a prompt.
+
+        Raises:
+            UnsupportedError: If the model cannot score.
+            DataError: If there are no such tokens.
+        """
+        raise UnsupportedError(f"a {self.info.family} model does not tell its tokens")
+
+    def score(
+        self,
+        encoded: Encoded,
+        continuations: Sequence[Sequence[Tokens]],
+        options: GenerationOptions,
+    ) -> list[list[Prediction]]:
+        """Tell how likely given answers are, on the very path that `generate` takes.
+
+        Prefill as ever, then one forced token a step: whatever an accelerator does in prefill
+        and to the cache, it does here too. Answers of a single token are all scored by one
+        prefill.
+
+        Args:
+            encoded: The prompts.
+            continuations: For each row, any number of answers of one or more tokens; an answer
+                that `generate` ended has its end token.
+            options: How the answers would have been generated; their length follows from
+                `continuations`.
+
+        Returns:
+            For each row and answer, what `generate` would tell had it chosen these tokens:
+            `logprobs` holds the log-softmax, in float32, of the raw logits.
+
+        Raises:
+            UnsupportedError: If the model cannot score; `info.can_score` says so beforehand.
+            ValueError: If an answer has no tokens.
+        """
+        raise UnsupportedError(f"a {self.info.family} model cannot score given answers")
 
 
 class ModelConfig(ComponentConfig):

@@ -50,7 +50,7 @@ class InlineExecutor(Executor):
         """Compute tasks one after the other."""
         inputs = Inputs()
         for task in tasks:
-            yield from run_session(task, inputs, self._store.artefact)
+            yield from run_session(task, inputs, self._store)
 
 
 @dataclass
@@ -167,5 +167,5 @@ def _work(
                 pipe.send(Failed(key, reason))
             return
         task = Task(session, {key: Todo(*item) for key, item in todo.items()})
-        for message in run_session(task, Inputs(), store.artefact):
+        for message in run_session(task, Inputs(), store):
             pipe.send(message)

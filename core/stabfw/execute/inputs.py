@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stabfw.components import Instance, Perturbation, Prompt
+from stabfw.components import Instance, Perturbation
 from stabfw.errors import RunError
 from stabfw.plan import Cell, Dataset
 from stabfw.plan.cells import component_fields
@@ -57,11 +57,6 @@ def perturb(
         rng = _generator(seed, place, component_fields(kind, perturbation), instance.id)
         instance = perturbation.perturb(instance, rng)
     return instance
-
-
-def prompt(dataset: Dataset, instance: Instance) -> Prompt:
-    """Render an instance."""
-    return Prompt(instance.id, instance.images, dataset.benchmark.render(instance))
 
 
 def _generator(*content: object) -> np.random.Generator:

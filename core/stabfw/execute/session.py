@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from itertools import groupby
 from typing import Any
@@ -24,16 +24,15 @@ from stabfw.components import (
 )
 from stabfw.components.patch import Patch, fingerprint, weights_digest
 from stabfw.errors import DataError, RunError, StabfwError
-from stabfw.execute.inputs import Inputs, prompt
+from stabfw.execute.answering import Given, answer, require_answer
+from stabfw.execute.inputs import Inputs
 from stabfw.execute.messages import Batch, Ended, Failed, Message, Started, Task, Todo
 from stabfw.execute.prefill import counted_prefill
 from stabfw.plan import Cell, Fit, Member, Session
-from stabfw.store import Outcome
-
-Artefacts = Callable[[str], bytes | None]
+from stabfw.store import Outcome, Store
 
 
-def run_session(task: Task, inputs: Inputs, artefacts: Artefacts) -> Iterator[Message]:
+def run_session(task: Task, inputs: Inputs, store: Store) -> Iterator[Message]:
     """Load a session's model and compute what is left of its cells.
 
     A stack that fails, or that leaves the model other than it found it, costs its own cells
@@ -42,7 +41,7 @@ def run_session(task: Task, inputs: Inputs, artefacts: Artefacts) -> Iterator[Me
     Args:
         task: The session and what is left of it.
         inputs: Where instances come from.
-        artefacts: Looks up what a calibration produced, by recipe.
+        store: Holds artefacts, and the answers that some cells score. It is only read.
 
     Yields:
         What happened, as it happens.
@@ -54,11 +53,11 @@ def run_session(task: Task, inputs: Inputs, artefacts: Artefacts) -> Iterator[Me
             stack = list(group)
             if loaded is None:
                 try:
-                    loaded = _Loaded(task.session, stack[0].members, artefacts)
+                    loaded = _Loaded(task.session, stack[0].members, store)
                 except Exception as error:
                     yield from (Failed(cell.key, _reason(error)) for cell in stack)
                     continue
-            healthy = yield from _run_stack(loaded, stack, task.todo, inputs, artefacts)
+            healthy = yield from _run_stack(loaded, stack, task.todo, inputs, store)
             if not healthy:
                 loaded.close()
                 loaded = None
@@ -92,7 +91,7 @@ def run_fit(fit: Fit, inputs: Inputs) -> bytes:
         The artefact's bytes.
     """
     instances = [inputs.clean(fit.dataset, instance_id) for instance_id in fit.instance_ids]
-    prompts = [prompt(fit.dataset, instance) for instance in instances]
+    prompts = [fit.dataset.benchmark.prompt(instance) for instance in instances]
     with fit.model.open(fit.request) as model:
         return fit.member.component.fit(model, prompts).data
 
@@ -100,14 +99,14 @@ def run_fit(fit: Fit, inputs: Inputs) -> bytes:
 class _Loaded:
     """A model in memory, transformed, with what is needed to notice a change to it."""
 
-    def __init__(self, session: Session, members: Sequence[Member], artefacts: Artefacts) -> None:
+    def __init__(self, session: Session, members: Sequence[Member], store: Store) -> None:
         self._exit = ExitStack()
         try:
             self.model = self._exit.enter_context(session.model.open(session.request))
             _check_observed(session, self.model)
             transforming = [member for member in members if member.transforms]
             for member in transforming:
-                member.component.transform(self.model, _artefact(member, artefacts))
+                member.component.transform(self.model, _artefact(member, store))
             module = self.model.module
             self.weights = weights_digest(module) if module is not None and transforming else ""
         except BaseException:
@@ -123,7 +122,7 @@ def _run_stack(
     cells: Sequence[Cell],
     todo: Mapping[str, Todo],
     inputs: Inputs,
-    artefacts: Artefacts,
+    store: Store,
 ) -> Generator[Message, None, bool]:
     """Attach a stack and compute its cells; return whether the model can serve another stack."""
     model, members = loaded.model, cells[0].members
@@ -134,9 +133,9 @@ def _run_stack(
         before = _state(loaded, cells[0], inputs) if attaching else None
         with Patch() as patch:
             for member in members:
-                member.component.attach(model, _artefact(member, artefacts), patch)
+                member.component.attach(model, _artefact(member, store), patch)
             for cell in cells:
-                yield from _run_cell(loaded, cell, todo[cell.key], inputs)
+                yield from _run_cell(loaded, cell, todo[cell.key], inputs, store)
                 complete.append(cell.key)
         if before is not None:
             change = _change(before, loaded, cells[0], inputs)
@@ -157,8 +156,11 @@ def _run_stack(
     return not reason
 
 
-def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterator[Message]:
+def _run_cell(
+    loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs, store: Store
+) -> Iterator[Message]:
     model = loaded.model
+    given = store.predictions(cell.parent) if cell.parent else {}
     restart = bool(todo.weights) and todo.weights != loaded.weights
     provenance = {
         "dtype": model.request.dtype,
@@ -171,7 +173,7 @@ def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterat
         begin = time.perf_counter()
         # The batches are the same for every stack, so their first ones can be compared.
         with counted_prefill(model) if number == 0 else nullcontext() as prefill:
-            outcomes = _run_batch(model, cell, cell.batches[number], inputs)
+            outcomes = _run_batch(model, cell, cell.batches[number], inputs, given)
         report = {member.type: dict(member.component.report(model)) for member in cell.members}
         _check_report(cell, report)
         if prefill:
@@ -179,29 +181,36 @@ def _run_cell(loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs) -> Iterat
         yield Batch(cell.key, number, tuple(outcomes), report, time.perf_counter() - begin)
 
 
-def _run_batch(model: LoadedModel, cell: Cell, ids: Sequence[str], inputs: Inputs) -> list[Outcome]:
+def _run_batch(
+    model: LoadedModel,
+    cell: Cell,
+    ids: Sequence[str],
+    inputs: Inputs,
+    given: Given,
+) -> list[Outcome]:
     benchmark = cell.dataset.benchmark
     asked: list[tuple[Instance, Prompt]] = []
     outcomes: dict[str, Outcome] = {}
     for instance_id in ids:
         try:
             instance = inputs.perturbed(cell, instance_id)
-            question = prompt(cell.dataset, instance)
+            question = benchmark.prompt(instance)
+            if cell.parent:
+                require_answer(question, given)
             for image in question.images:
                 image.load()
             asked.append((instance, question))
         except DataError as error:
             outcomes[instance_id] = _unreadable(instance_id, str(error))
     if asked:
-        encoded = model.encode([question for _, question in asked])
-        predictions = model.generate(encoded, cell.options)
+        predictions = answer(model, cell, [question for _, question in asked], given)
         for (instance, question), prediction in zip(asked, predictions, strict=True):
-            answer, score = read_answer(benchmark, instance, prediction)
+            read, score = read_answer(benchmark, instance, prediction)
             outcomes[instance.id] = Outcome(
                 instance_id=instance.id,
                 input_hash=question.digest,
                 prediction=prediction,
-                answer=answer,
+                answer=read,
                 score=score,
             )
     return [outcomes[instance_id] for instance_id in ids]
@@ -271,7 +280,7 @@ def _change(
 def _probe(loaded: _Loaded, cell: Cell, inputs: Inputs) -> object:
     """Answer one fixed prompt; two probes of the same model are equal to the last bit."""
     ids = [row.id for row in cell.dataset.rows if row.pixels or not row.images][:1]
-    asked = [prompt(cell.dataset, inputs.clean(cell.dataset, i)) for i in ids]
+    asked = [cell.dataset.benchmark.prompt(inputs.clean(cell.dataset, i)) for i in ids]
     if not asked:
         return None
     model = loaded.model
@@ -279,10 +288,10 @@ def _probe(loaded: _Loaded, cell: Cell, inputs: Inputs) -> object:
     return [(p.token_ids, p.logprobs, p.top) for p in predictions]
 
 
-def _artefact(member: Member, artefacts: Artefacts) -> Artefact | None:
+def _artefact(member: Member, store: Store) -> Artefact | None:
     if not member.recipe:
         return None
-    data = artefacts(member.recipe)
+    data = store.artefact(member.recipe)
     if data is None or Artefact(data).digest != member.artefact:
         raise RunError(f"the artefact of {member.type} changed after the plan was made; run again")
     return Artefact(data)

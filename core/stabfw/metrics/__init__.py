@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .intervals import paired_difference_interval as paired_difference_interval
     from .intervals import proportion_interval as proportion_interval
     from .intervals import wilson as wilson
+    from .likelihood import loglik_delta as loglik_delta
     from .pairs import Outcomes as Outcomes
     from .pairs import PairingError as PairingError
     from .pairs import Pairs as Pairs
@@ -66,6 +67,7 @@ _HOME = {
         "proportion_interval",
         "wilson",
     ),
+    "likelihood": ("loglik_delta",),
     "stability": (
         "METRICS",
         "Excess",

@@ -74,6 +74,8 @@ class Cell:
         members: The stack, first to last.
         options: How answers are generated.
         batches: The frozen batch plan.
+        mode: `generate`, or `likelihood` where the likeliest option is the answer.
+        parent: Key of the cell whose answers are scored here; empty where answers are given.
     """
 
     condition: Condition
@@ -85,6 +87,8 @@ class Cell:
     members: tuple[Member, ...]
     options: GenerationOptions
     batches: Batches
+    mode: str = "generate"
+    parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,10 @@ class _Planner:
         models = [self._model(config) for config in self.spec.models]
         for model in models:
             for scenario in scenarios:
-                self._baseline(model, model.request, scenario)
+                if reason := self._mute(model):
+                    self._unsupported(model, BASELINE, Role.BASELINE, scenario, reason)
+                else:
+                    self._baseline(model, model.request, scenario)
         for model in models:
             for stack in self._stacks(model):
                 self._compared(model, stack, scenarios)
@@ -245,7 +252,10 @@ class _Planner:
     def _dataset(self, config: Any) -> Dataset:
         benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         self.notices.append(benchmark.notice)
-        return open_dataset(self.store, label(config), config.type, benchmark)
+        dataset = open_dataset(self.store, label(config), config.type, benchmark)
+        if self.spec.generation.mode == "likelihood":
+            _refuse_free_answers(dataset)
+        return dataset
 
     def _model(self, config: Any) -> _Model:
         model = _as(Model, components(self.registry, Kind.MODEL, config))
@@ -324,16 +334,9 @@ class _Planner:
             )
         keys = []
         for repeat in range(1 + (floor.repeats if floor else 0)):
-            condition = Condition(
-                model=model.name,
-                stack=BASELINE,
-                benchmark=scenario.dataset.name,
-                perturbation=scenario.perturbation,
-                seed=scenario.seed,
-                role=Role.FLOOR if repeat else Role.BASELINE,
-                repeat=repeat,
-                circumstance=circumstance,
-            )
+            role = Role.FLOOR if repeat else Role.BASELINE
+            condition = _condition(model, BASELINE, role, scenario)
+            condition = replace(condition, repeat=repeat, circumstance=circumstance)
             keys.append(self._cell(condition, model, request, (), scenario))
         for key in keys[1:]:
             self.base_of[key] = keys[0]
@@ -341,19 +344,9 @@ class _Planner:
 
     def _compared(self, model: _Model, stack: _Stack, scenarios: Sequence[_Scenario]) -> None:
         request = reduce(lambda r, m: m[1].on_load(r), stack.members, model.request)
-        conditions = [
-            Condition(
-                model=model.name,
-                stack=stack.name,
-                benchmark=scenario.dataset.name,
-                perturbation=scenario.perturbation,
-                seed=scenario.seed,
-                role=stack.role,
-            )
-            for scenario in scenarios
-        ]
         if reason := self._refusal(model, stack):
-            self.unsupported += [Unsupported(condition, reason) for condition in conditions]
+            for scenario in scenarios:
+                self._unsupported(model, stack.name, stack.role, scenario, reason)
             return
         loaded = model
         if (request.source, request.revision) != (model.request.source, model.request.revision):
@@ -362,12 +355,37 @@ class _Planner:
         base = model.request
         if self.spec.compare == "matched":
             base = _shared_circumstances(model.request, request, stack)
-        for condition, scenario in zip(conditions, scenarios, strict=True):
+        for scenario in scenarios:
+            condition = _condition(model, stack.name, stack.role, scenario)
             key = self._cell(condition, loaded, request, members, scenario)
             self.base_of[key] = self._baseline(model, base, scenario)
+            if not self.spec.controls.baseline_likelihood:
+                continue
+            if loaded.info.can_score:
+                condition = replace(condition, role=Role.LIKELIHOOD)
+                self._cell(condition, loaded, request, members, scenario, self.base_of[key])
+            else:
+                reason = f"{model.name} cannot score given answers"
+                self._unsupported(model, stack.name, Role.LIKELIHOOD, scenario, reason)
+
+    def _unsupported(
+        self, model: _Model, stack: str, role: Role, scenario: _Scenario, reason: str
+    ) -> None:
+        self.unsupported.append(Unsupported(_condition(model, stack, role, scenario), reason))
+
+    def _mute(self, model: _Model) -> str:
+        """Why a model cannot answer in the mode asked for, or nothing."""
+        if self.spec.generation.mode == "generate" or model.info.can_score:
+            return ""
+        return (
+            f"{model.name} cannot score given answers, which `generation: {{mode: likelihood}}` "
+            "needs; use `mode: generate`"
+        )
 
     def _refusal(self, model: _Model, stack: _Stack) -> str:
         """Why a stack cannot work on a model, or nothing."""
+        if mute := self._mute(model):
+            return mute
         for kind, member in stack.members:
             with blaming(self._origin(kind), "supports()"):
                 reason = member.supports(model.info, model.request)
@@ -382,6 +400,7 @@ class _Planner:
         request: LoadRequest,
         members: tuple[Member, ...],
         scenario: _Scenario,
+        parent: str = "",
     ) -> str:
         generation = self.spec.generation
         options = reduce(
@@ -406,7 +425,8 @@ class _Planner:
             },
             "perturbation": [component_fields(*item) for item in scenario.perturbations],
             "seed": scenario.seed if scenario.perturbations else None,
-            "generation": asdict(options),
+            "generation": {"mode": generation.mode, **asdict(options)},
+            "parent": parent,
             "batches": digest(batches),
         }
         cell = Cell(
@@ -419,6 +439,8 @@ class _Planner:
             members=members,
             options=options,
             batches=batches,
+            mode=generation.mode,
+            parent=parent,
         )
         changed = [member.fields for member in members if member.transforms]
         session = digest([load, changed])
@@ -505,6 +527,17 @@ class _Planner:
         return member
 
 
+def _condition(model: _Model, stack: str, role: Role, scenario: _Scenario) -> Condition:
+    return Condition(
+        model=model.name,
+        stack=stack,
+        benchmark=scenario.dataset.name,
+        perturbation=scenario.perturbation,
+        seed=scenario.seed,
+        role=role,
+    )
+
+
 def _model_fields(model: _Model, request: LoadRequest) -> dict[str, Any]:
     identity = dict(model.info.weights) or {"source": request.source, "revision": request.revision}
     return {"family": model.info.family, "files": identity, "processor": model.info.processor}
@@ -527,6 +560,20 @@ def _shared_circumstances(plain: LoadRequest, request: LoadRequest, stack: _Stac
         if field.name not in essential
     }
     return replace(plain, **shared)
+
+
+def _refuse_free_answers(dataset: Dataset) -> None:
+    free = [row for row in dataset.rows if not row.options]
+    if free:
+        kinds = sorted({row.slices.get("kind", row.kind) for row in free})
+        able = sorted({row.slices.get("kind", row.kind) for row in dataset.rows if row.options})
+        raise SpecError(
+            f"generation: mode: likelihood chooses among options, but {len(free)} of "
+            f"{len(dataset.rows)} questions of benchmark '{dataset.name}' have none (kinds: "
+            f"{', '.join(kinds)}; first: {free[0].question[:60]!r}); "
+            + (f"ask only {', '.join(able)}, or " if able else "")
+            + "use `mode: generate`"
+        )
 
 
 def _refuse_shared_slots(stack: _Stack) -> None:

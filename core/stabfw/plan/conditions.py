@@ -17,6 +17,7 @@ class Role(enum.StrEnum):
     EQUAL_BUDGET = "equal-budget control"
     LOSSLESS = "lossless control"
     FLOOR = "noise floor"
+    LIKELIHOOD = "baseline likelihood"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Condition:
         """A readable name, the distinguishing part first."""
         parts = [self.stack + (f" {self.circumstance}" if self.circumstance else "")]
         parts += [f"repeat {self.repeat}"] if self.repeat else []
+        parts += ["baseline's answers"] if self.role is Role.LIKELIHOOD else []
         parts += [self.perturbation, self.benchmark, self.model]
         parts += [f"seed {self.seed}"] if self.seed else []
         return " · ".join(parts)

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stabfw.components import Benchmark, Instance, Prompt
+from stabfw.components import Benchmark, Instance
 from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Row:
         slices: Names under which results are broken down.
         images: Digests of the pictures.
         pixels: Number of pixels of all pictures together; 0 where they cannot be read.
-        prompt: Digest of pictures and message.
+        prompt: Digest of pictures, message and options.
+        options: How many answers there are to choose from; 0 where it is free.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Row:
     images: tuple[str, ...]
     pixels: int
     prompt: str
+    options: int
 
 
 @dataclass(frozen=True)
@@ -117,20 +119,21 @@ def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) 
 
 
 def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
-    text = benchmark.render(instance)
+    prompt = benchmark.prompt(instance)
     names = {choice.id: choice.text for choice in instance.choices}
     gold = [f"{ref} ({names[ref]})" if ref in names else ref for ref in instance.references]
     return Row(
         id=instance.id,
         cluster=instance.cluster_id,
         kind=instance.kind.value,
-        question=text,
+        question=prompt.text,
         references=instance.references,
         gold=" / ".join(gold),
         slices=dict(instance.slices),
         images=tuple(image.digest for image in instance.images),
         pixels=_pixels(instance),
-        prompt=Prompt(instance.id, instance.images, text).digest,
+        prompt=prompt.digest,
+        options=len(prompt.options),
     )
 
 

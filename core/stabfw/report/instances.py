@@ -26,7 +26,10 @@ class AnswerGiven:
         margin: Log-probability lead of the first token over the next, or None.
         token_ids: The generated tokens; empty where they are not known.
         visual_tokens: Visual tokens that each decoder layer saw; empty where not known.
-        latency_ms: Wall time, or None.
+        options: Log-probability of each option by id, among the options; empty where not known.
+        options_logprob: Log-probability of all options together, or None.
+        prefill_ms: Wall time until the first token, or None.
+        decode_ms: Wall time of all that followed, or None.
     """
 
     text: str
@@ -36,7 +39,10 @@ class AnswerGiven:
     margin: float | None = None
     token_ids: tuple[int, ...] = ()
     visual_tokens: tuple[int, ...] = ()
-    latency_ms: float | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+    options_logprob: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,24 +158,28 @@ _SIDE = {
     "margin": "float64",
     "token_ids": "int32",
     "visual_tokens": "int32",
-    "latency_ms": "float64",
+    "options": "float64",
+    "options_logprob": "float64",
+    "prefill_ms": "float64",
+    "decode_ms": "float64",
 }
 _LISTS = ("token_ids", "visual_tokens")
 
 
 def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:
+    text = pyarrow.string()
+
+    def column(name: str, kind: Any) -> Any:
+        if name in _LISTS:
+            return pyarrow.list_(kind)
+        return pyarrow.map_(text, kind) if name == "options" else kind
+
     def side(prefix: str) -> list[Any]:
         return [
-            (
-                f"{prefix}_{name}",
-                pyarrow.list_(getattr(pyarrow, kind)())
-                if name in _LISTS
-                else getattr(pyarrow, kind)(),
-            )
+            (f"{prefix}_{name}", column(name, getattr(pyarrow, kind)()))
             for name, kind in _SIDE.items()
         ]
 
-    text = pyarrow.string()
     return pyarrow.schema(
         [
             ("instance_id", text),
@@ -207,7 +217,8 @@ def _flat(row: InstanceRow, slices: Sequence[str]) -> dict[str, object]:
 def _row(flat: Mapping[str, Any]) -> InstanceRow:
     def side(prefix: str) -> AnswerGiven:
         values = {name: flat[f"{prefix}_{name}"] for name in _SIDE}
-        return AnswerGiven(**values | {name: tuple(values[name]) for name in _LISTS})
+        lists = {name: tuple(values[name]) for name in _LISTS}
+        return AnswerGiven(**values | lists | {"options": dict(values["options"])})
 
     slices = {k.removeprefix(_SLICE): v for k, v in flat.items() if k.startswith(_SLICE)}
     return InstanceRow(

@@ -31,6 +31,7 @@ from stabfw.metrics import (
     excess_divergence,
     excess_per_instance,
     flip_causes,
+    loglik_delta,
     noise_floor,
     pair,
     perturbation_amplification,
@@ -159,7 +160,8 @@ def measure(
         cells=tuple(
             _cell_result(store, condition, done[key])
             for condition, key in plan.named.items()
-            if key in done
+            # What scores the answers of a baseline has none of its own.
+            if key in done and condition.role is not Role.LIKELIHOOD
         ),
         comparisons=tuple(comparisons),
         failures=(
@@ -194,6 +196,7 @@ class _Measuring:
         self.pairs: dict[Condition, Pairs] = {}
         self._floors: dict[str, tuple[list[Pairs], Metrics]] = {}
         self._parser_first: set[str] = set()
+        self._unscored: dict[str, str] = {}
 
     def compare(self, condition: Condition) -> Comparison | None:
         key = self.plan.named[condition]
@@ -206,6 +209,7 @@ class _Measuring:
         if repeats:
             values["excess_divergence"] = excess_divergence(pairs, repeats)
         values |= self._beside_clean(condition, pairs, repeats)
+        values |= self._likelihood(condition)
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
                 computed = dict(metric.compute(pairs))
@@ -237,6 +241,8 @@ class _Measuring:
     def notices(self) -> list[str]:
         errors: dict[str, dict[str, str]] = {}
         for outcomes in self.done.values():
+            if outcomes.cell.parent:
+                continue
             errors.setdefault(outcomes.cell.dataset.name, {}).update(outcomes.errors)
         return [
             *(
@@ -245,6 +251,7 @@ class _Measuring:
                 for name, reasons in errors.items()
                 if reasons
             ),
+            *(f"{label}: {count}" for label, count in self._unscored.items()),
             *(
                 f"{label}: more than 20 % of the changed answers could not be read on one side; "
                 "mend how answers are read before reading these numbers"
@@ -299,6 +306,25 @@ class _Measuring:
             )
         return found
 
+    def _likelihood(self, condition: Condition) -> dict[str, MetricValue]:
+        """How much more or less likely the stack finds what the baseline answered."""
+        key = self.plan.named.get(replace(condition, role=Role.LIKELIHOOD))
+        if key is None or key not in self.done:
+            return {}
+        scored = self.done[key]
+        base = self.done[scored.cell.parent]
+        rows = [row for row in scored.cell.dataset.rows if row.id not in scored.errors]
+        if missing := len(scored.cell.dataset.rows) - len(rows):
+            self._unscored[condition.label] = (
+                f"answers of the baseline that could not be scored: {missing}; the first: "
+                f"{next(iter(scored.errors.values()))}"
+            )
+        return loglik_delta(
+            [base.predictions[row.id][1].logprobs for row in rows],
+            [scored.predictions[row.id][1].logprobs for row in rows],
+            [row.cluster for row in rows],
+        )
+
     def _clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
@@ -338,7 +364,9 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     correct = table.correct[table.usable]
     interval = proportion_interval(correct, table.cluster[table.usable])
     predictions = [prediction for _, prediction in outcomes.predictions.values()]
-    latency = [prediction.latency_ms for prediction in predictions]
+    answered = [p for p in predictions if p.finish is not FinishReason.ERROR]
+    prefill = [p.prefill_ms for p in answered if p.prefill_ms is not None]
+    decode = [p.decode_ms for p in answered]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
     n = len(correct)
     return CellResult(
@@ -356,7 +384,8 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
         report=row.report,
         facts={
             "instances": len(table),
-            "latency_ms_mean": float(np.mean(latency)) if latency else None,
+            "prefill_ms_median": float(np.median(prefill)) if prefill else None,
+            "decode_ms_median": float(np.median(decode)) if decode else None,
             "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
             "seconds": row.seconds,
             **row.provenance,

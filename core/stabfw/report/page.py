@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from stabfw.metrics.stability import PARSER_ALARM_SHARE, MetricValue
 from stabfw.report.forest import forest_svg, ordered
 from stabfw.report.layout import CELLS, FLIPS, slug
-from stabfw.report.results import CellResult, Comparison, Results, Role
+from stabfw.report.results import CellResult, Comparison, Metrics, Results, Role
 from stabfw.report.templates import render
 from stabfw.report.wording import (
     ESTIMANDS,
+    NOTHING,
     beyond_floor,
     interval,
     is_control,
@@ -20,6 +21,8 @@ from stabfw.report.wording import (
     points,
     value_of,
 )
+
+_LOGLIK = "answer_loglik_delta"
 
 
 def report_page(results: Results) -> str:
@@ -38,17 +41,19 @@ def report_page(results: Results) -> str:
         RunError: If jinja2 is not installed.
     """
     comparisons = ordered(results.comparisons)
+    likelihood = any(_LOGLIK in c.metrics for c in comparisons)
     return render(
         "report.html.j2",
         script="report.js",
         results=results,
         summary=summary(results),
-        stacks=[_line(c) for c in comparisons if not is_control(c)],
-        controls=[_line(c) for c in comparisons if is_control(c)],
+        stacks=[_line(c, likelihood) for c in comparisons if not is_control(c)],
+        controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
         slices=_slices([c for c in comparisons if not is_control(c)]),
         cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
         repeats=sum(cell.condition.role is Role.FLOOR for cell in results.cells),
+        likelihood=likelihood,
         several_places=len({(c.condition.model, c.condition.benchmark) for c in comparisons}) > 1,
         estimand_means=ESTIMANDS.get(results.estimand, ""),
     )
@@ -145,7 +150,7 @@ class _Line:
     columns: tuple[tuple[str, ...], ...]
 
 
-def _line(comparison: Comparison) -> _Line:
+def _line(comparison: Comparison, likelihood: bool) -> _Line:
     metrics, floor = comparison.metrics, comparison.floor
     unread = ("not read",)
     read = comparison.label_preserved
@@ -157,6 +162,7 @@ def _line(comparison: Comparison) -> _Line:
             _difference(metrics.get("accuracy_delta")) if read else unread,
             (*_share(metrics.get(changed)), *_noise(floor.get(changed))),
             _difference(metrics.get("excess_divergence")),
+            *([_nats(metrics, _LOGLIK)] if likelihood else []),
             (*_share(metrics.get(lost)), *_noise(floor.get(lost))) if read else unread,
             (f"{comparison.counts.n:,}",),
         ),
@@ -169,6 +175,14 @@ def _share(metric: MetricValue | None) -> tuple[str, ...]:
 
 def _difference(metric: MetricValue | None) -> tuple[str, ...]:
     return points(None if metric is None else metric.value), interval(metric)
+
+
+def _nats(metrics: Metrics, name: str) -> tuple[str, ...]:
+    each, token = metrics.get(name), metrics.get(f"{name}_per_token")
+    if each is None or token is None:
+        return (NOTHING,)
+    bounds = "" if each.low is None else f"[{number(each.low, 3)}, {number(each.high, 3)}]"
+    return number(each.value, 3), bounds, f"{number(token.value, 3)} a token"
 
 
 def _noise(metric: MetricValue | None) -> tuple[str, ...]:

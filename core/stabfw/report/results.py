@@ -34,7 +34,7 @@ class CellResult:
         unanswered: Number of instances that could not be asked.
         report: What each member of the stack reported of itself, by member, and under `prefill`
             what the first batch was counted to cost.
-        facts: Further numbers and texts: instances/s, mean latency, visual tokens, versions.
+        facts: Further numbers and texts: median times, visual tokens, versions.
     """
 
     key: str
@@ -55,7 +55,8 @@ class Comparison:
         condition: Names of the cell.
         metrics: Every metric with its interval: the stability metrics, and where a noise floor
             was measured `excess_divergence`, where clean and perturbed cells exist
-            `perturbation_amplification`.
+            `perturbation_amplification`, and where the baseline's answers were scored
+            `answer_loglik_delta` and `answer_loglik_delta_per_token`.
         floor: The metrics of the baseline against itself in other batch compositions.
         counts: The table that everything derives from.
         slices: The main metrics by slice name and level.

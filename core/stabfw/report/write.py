@@ -125,5 +125,8 @@ def _given(outcomes: CellOutcomes, instance_id: str) -> AnswerGiven:
         margin=prediction.margin,
         token_ids=prediction.token_ids,
         visual_tokens=prediction.visual_tokens,
-        latency_ms=prediction.latency_ms,
+        options=prediction.options,
+        options_logprob=prediction.options_logprob,
+        prefill_ms=prediction.prefill_ms,
+        decode_ms=prediction.decode_ms,
     )

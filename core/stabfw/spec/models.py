@@ -102,11 +102,22 @@ class Controls(Section):
     lossless: bool = Field(
         default=False, description="A change that should alter nothing: another attention back end."
     )
+    baseline_likelihood: bool = Field(
+        default=False,
+        description="Under each accelerator, the log-likelihood of the baseline's answers: drift "
+        "that shows before any answer changes. It costs about as much as the accelerated answers.",
+    )
 
 
 class Generation(Section):
-    """How answers are generated: always greedily."""
+    """How answers are obtained: always greedily."""
 
+    mode: Literal["generate", "likelihood"] = Field(
+        default="generate",
+        description="`generate`: the model writes its answer. `likelihood`: the option with the "
+        "highest log-likelihood is its answer, without decoding where options are single tokens; "
+        "every question must have options (yes or no, or a choice).",
+    )
     max_new_tokens: Count = Field(default=16, description="Longest answer, in tokens.")
     top_tokens: Count = Field(default=5, description="How many likely first tokens are recorded.")
 

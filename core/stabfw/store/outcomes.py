@@ -26,7 +26,7 @@ from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -214,7 +214,7 @@ class Store:
             if added.rowcount == 0:
                 return
             self._db.executemany(
-                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_prediction_row(key, number, outcome) for outcome in outcomes],
             )
             self._put_scores(key, scorer, outcomes)
@@ -243,7 +243,8 @@ class Store:
     def predictions(self, key: str) -> dict[str, tuple[str, Prediction]]:
         """Return input hash and prediction of every instance of a cell, by instance id."""
         rows = self._execute(
-            "SELECT instance, input_hash, text, finish, error, latency_ms, detail "
+            "SELECT instance, input_hash, text, finish, error, prefill_ms, decode_ms, "
+            "detail "
             "FROM predictions WHERE key=?",
             key,
         )
@@ -354,6 +355,8 @@ def _prediction_row(key: str, number: int, outcome: Outcome) -> tuple[object, ..
         "token_ids": prediction.token_ids,
         "logprobs": prediction.logprobs,
         "top": [asdict(token) for token in prediction.top],
+        "options": prediction.options,
+        "options_logprob": prediction.options_logprob,
         "visual_tokens": prediction.visual_tokens,
     }
     return (
@@ -365,13 +368,14 @@ def _prediction_row(key: str, number: int, outcome: Outcome) -> tuple[object, ..
         prediction.finish.value,
         prediction.error,
         prediction.margin,
-        prediction.latency_ms,
+        prediction.prefill_ms,
+        prediction.decode_ms,
         json.dumps(detail, separators=(",", ":")),
     )
 
 
 def _prediction(row: tuple[Any, ...]) -> Prediction:
-    _, _, text, finish, error, latency_ms, detail = row
+    _, _, text, finish, error, prefill_ms, decode_ms, detail = row
     more = json.loads(detail)
     return Prediction(
         text=text,
@@ -380,7 +384,10 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
         top=tuple(TopToken(**token) for token in more["top"]),
         finish=FinishReason(finish),
         visual_tokens=tuple(more["visual_tokens"]),
-        latency_ms=latency_ms,
+        options=more["options"],
+        options_logprob=more["options_logprob"],
+        prefill_ms=prefill_ms,
+        decode_ms=decode_ms,
         error=error,
     )
 

@@ -38,8 +38,9 @@ CREATE TABLE predictions (
     finish TEXT NOT NULL,
     error TEXT NOT NULL,
     margin REAL,
-    latency_ms REAL NOT NULL,
-    detail TEXT NOT NULL,               -- token ids, log-probs, first tokens, visual tokens
+    prefill_ms REAL,
+    decode_ms REAL NOT NULL,
+    detail TEXT NOT NULL,               -- token ids, log-probs, first tokens, options, visual tokens
     PRIMARY KEY (key, instance)
 ) WITHOUT ROWID;
 

@@ -232,9 +232,10 @@ def answers(
 
 
 def bits(prediction: Prediction) -> tuple[Any, ...]:
-    """All of a prediction that must be equal where nothing changed; its latency is not."""
+    """All of a prediction that must be equal where nothing changed; its times are not."""
     p = prediction
-    return p.text, p.token_ids, p.logprobs, p.top, p.finish, p.visual_tokens
+    options = dict(p.options), p.options_logprob
+    return p.text, p.token_ids, p.logprobs, p.top, p.finish, p.visual_tokens, *options
 
 
 def difference(

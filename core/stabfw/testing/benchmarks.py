@@ -190,6 +190,27 @@ def check_letters_follow_the_order_shown(subject: Subject) -> None:
         raise NotApplicableError("it reads no letters of options")
 
 
+def check_options_are_read_back(subject: Subject) -> None:
+    """Each way to write an option is read as that option; two options have different ids."""
+    benchmark = subject.make()
+    judged = 0
+    for instance in _instances(subject):
+        options = benchmark.options(instance)
+        judged += len(options)
+        ids = [option.id for option in options]
+        require(len({*ids}) == len(ids), f"{subject} has the options {ids} for one question")
+        for option in options:
+            for text in option.texts:
+                value = benchmark.extract(text, instance).value
+                require(
+                    value == option.id,
+                    f"{subject} offers {text!r} as a way to write the option {option.id!r}, but "
+                    f"reads it as {value!r}",
+                )
+    if not judged:
+        raise NotApplicableError("its questions have no options to choose from")
+
+
 def check_render_is_pure_and_contains_question(subject: Subject) -> None:
     """A prompt is the same each time, and holds the question and the options as they are."""
     benchmark = subject.make()
@@ -295,6 +316,7 @@ CHECKS = (
     check_extract_never_raises,
     check_extract_and_score_pure,
     check_letters_follow_the_order_shown,
+    check_options_are_read_back,
     check_render_is_pure_and_contains_question,
     check_splits_share_no_image,
     check_fingerprint,

@@ -12,14 +12,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stabfw.components import FinishReason, GenerationOptions, LoadedModel, LoadRequest, Model
+from stabfw.errors import UnsupportedError
 from stabfw.registry.contract import listed
 from stabfw.testing.bench import OPTIONS, answers, difference, require_same_in_batches
-from stabfw.testing.check import NotApplicableError, require
+from stabfw.testing.check import CheckError, NotApplicableError, require
 from stabfw.testing.elsewhere import asked
 from stabfw.testing.samples import prompts
 from stabfw.testing.subject import Subject
 
 _TOLERANCE = 1e-3
+# The same computation on the same shapes.
+_SCORE_TOLERANCE = 1e-5
 
 
 def check_describe_is_light(subject: Subject) -> None:
@@ -146,6 +149,60 @@ def check_predictions_complete(subject: Subject) -> None:
         )
 
 
+def check_score_equals_generate(subject: Subject) -> None:
+    """Scoring the tokens that it generated gives the log-probabilities that they had."""
+    with _opened(subject) as model:
+        _require_scores(subject, model)
+        encoded, generated = model.encode(prompts()), answers(model)
+        scored = model.score(encoded, [[answer.token_ids] for answer in generated], OPTIONS)
+        for prompt in prompts():
+            require(
+                bool(model.tokens(prompt, "A")),
+                f"{subject} has no tokens for 'A' as an answer to {prompt.text!r}",
+            )
+    for answer, (again,) in zip(generated, scored, strict=True):
+        far = [abs(a - b) for a, b in zip(answer.logprobs, again.logprobs, strict=True)]
+        require(
+            again.token_ids == answer.token_ids and max(far) <= _SCORE_TOLERANCE,
+            f"{subject} gives {answer.text!r} the log-probabilities {answer.logprobs} when it "
+            f"generates it, but {again.logprobs} when it scores it: score on the same path, "
+            "prefill and then one forced token a step",
+        )
+
+
+def check_scores_batch_equals_single(subject: Subject) -> None:
+    """Several answers of different lengths are scored in a padded batch as they are alone."""
+    with _opened(subject) as model:
+        _require_scores(subject, model)
+        asked, generated = prompts(), [answer.token_ids for answer in answers(model)]
+        rows = [
+            [own, other[:1], other[:2]][: 1 + number % 3]
+            for number, (own, other) in enumerate(zip(generated, generated[::-1], strict=True))
+        ]
+        together = model.score(model.encode(asked), rows, OPTIONS)
+        alone = [
+            model.score(model.encode([prompt]), [row], OPTIONS)[0]
+            for prompt, row in zip(asked, rows, strict=True)
+        ]
+    for number, (one, other, row) in enumerate(zip(together, alone, rows, strict=True)):
+        require(
+            [answer.token_ids for answer in one] == row,
+            f"{subject}, prompt {number}: other answers are scored than were given, or in "
+            "another order",
+        )
+        require_same_in_batches(f"{subject}, prompt {number}", one, other, _TOLERANCE)
+
+
+def _require_scores(subject: Subject, model: LoadedModel) -> None:
+    if model.info.can_score:
+        return
+    try:
+        model.score(model.encode(prompts()[:1]), [[(0,)]], OPTIONS)
+    except UnsupportedError as error:
+        raise NotApplicableError(str(error)) from error
+    raise CheckError(f"{subject} scores answers, though it is described with can_score=False")
+
+
 def check_frees_on_exit(subject: Subject) -> None:
     """Leaving the context frees the module, also after an error."""
     for error in (None, _InjectedError()):
@@ -188,5 +245,7 @@ CHECKS = (
     check_batch_equals_single,
     check_greedy_and_deterministic,
     check_predictions_complete,
+    check_score_equals_generate,
+    check_scores_batch_equals_single,
     check_frees_on_exit,
 )

@@ -27,6 +27,7 @@ WORDS = ("yes", "no", "red", "blue", "2", "3", "A", "B", "top left", "circle")
 class ParrotConfig(ModelConfig):
     weights: Path | None = Field(None, description="File whose content decides the answers.")
     dtype: str = Field("float32", description="Enters the answers.")
+    can_score: bool = Field(True, description="Whether it scores given answers.")
     delay_ms: float = Field(0, ge=0, description="Time that each batch takes.")
     batch_sensitive: float = Field(
         0, ge=0, le=1, description="Share of answers that depend on who shares the batch."
@@ -40,7 +41,9 @@ class LoadedParrot(LoadedModel):
 
     def encode(self, prompts):
         return Encoded(
-            tuple(p.instance_id for p in prompts), {"digests": tuple(p.digest for p in prompts)}
+            tuple(p.instance_id for p in prompts),
+            {"digests": tuple(p.digest for p in prompts)},
+            tuple({o.id: ((WORDS.index(o.texts[0]),),) for o in p.options} for p in prompts),
         )
 
     def generate(self, encoded, options: GenerationOptions):
@@ -48,14 +51,26 @@ class LoadedParrot(LoadedModel):
         company = "".join(sorted(encoded.inputs["digests"]))
         return [self._answer(d, company, options) for d in encoded.inputs["digests"]]
 
-    def _answer(self, digest: str, company: str, options: GenerationOptions) -> Prediction:
+    def score(self, encoded, continuations, options: GenerationOptions):
+        time.sleep(self.config.delay_ms / 1000)
+        company = "".join(sorted(encoded.inputs["digests"]))
+        return [
+            [self._answer(digest, company, options, token) for (token,) in row]
+            for digest, row in zip(encoded.inputs["digests"], continuations, strict=True)
+        ]
+
+    def _answer(
+        self, digest: str, company: str, options: GenerationOptions, token: int | None = None
+    ) -> Prediction:
         draw = _number(digest)
         seen = company if draw % 1000 < 1000 * self.config.batch_sensitive else ""
         number = _number(self.salt + digest + seen)
-        text = WORDS[number % len(WORDS)][: options.max_new_tokens]
+        token = number % len(WORDS) if token is None else token
+        logprob = -(_number(f"{self.salt}{digest}{seen}{token}") % 1000) / 1000
+        text = WORDS[token][: options.max_new_tokens]
         margin = (number // 1000 % 1000) / 250
         top = (TopToken(0, text, -0.1), TopToken(1, "other", -0.1 - margin))
-        return Prediction(text, (0,), (-0.1,), top, latency_ms=0.1)
+        return Prediction(text, (token,), (logprob,), top, prefill_ms=0.1)
 
 
 class Parrot(Model[ParrotConfig]):
@@ -68,7 +83,9 @@ class Parrot(Model[ParrotConfig]):
     def describe(self, request: LoadRequest) -> ModelInfo:
         path = self.config.weights
         weights = {"weights": file_digest(path)} if path else {"weights": "none"}
-        return ModelInfo(family="parrot", weights=weights, processor="parrot")
+        return ModelInfo(
+            family="parrot", weights=weights, processor="parrot", can_score=self.config.can_score
+        )
 
     @contextmanager
     def open(self, request: LoadRequest) -> Iterator[LoadedParrot]:

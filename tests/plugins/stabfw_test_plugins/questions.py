@@ -5,13 +5,26 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import Field
-from stabfw.components import Benchmark, BenchmarkConfig, Image, Instance, extract_text, file_digest
+from stabfw.components import (
+    AnswerKind,
+    Benchmark,
+    BenchmarkConfig,
+    Choice,
+    Image,
+    Instance,
+    extract_choice,
+    extract_text,
+    file_digest,
+)
 from stabfw.registry import hookimpl
+
+CHOICES = (Choice("first", "the first one"), Choice("second", "the second one"))
 
 
 class QuestionsConfig(BenchmarkConfig):
     path: Path = Field(description="JSON file with lists of [question, gold, cluster].")
     tint: int = Field(0, description="Colour of every image.")
+    choices: bool = Field(False, description="Whether there are options to choose from.")
     broken: int = Field(0, ge=0, description="This many images cannot be read.")
 
 
@@ -34,12 +47,16 @@ class Questions(Benchmark[QuestionsConfig]):
                 (image,),
                 question,
                 native_id=f"{split}/{number}",
+                kind=AnswerKind.CHOICE if self.config.choices else AnswerKind.SHORT,
+                choices=CHOICES if self.config.choices else (),
                 references=(gold,),
                 cluster_id=cluster,
                 slices={"half": "first" if number < len(rows) / 2 else "second"},
             )
 
     def extract(self, text, instance):
+        if instance.choices:
+            return extract_choice(text, instance.choices)
         return extract_text(text, instance.kind)
 
 

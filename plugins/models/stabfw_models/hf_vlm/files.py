@@ -161,6 +161,7 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
         layers=layers,
         visual_tokens=_clip_tokens(config) if family == "llava" else None,
         has_anatomy=family in ANATOMY_FAMILIES,
+        can_score=True,
         weights=checkpoint.digests(),
         processor=_processor(checkpoint),
     )

@@ -1,11 +1,12 @@
-"""A Hugging Face image-text model in memory: encode prompts, answer them greedily."""
+"""A Hugging Face image-text model in memory: encode prompts, answer them, score answers."""
 
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from stabfw.components import (
     TopToken,
 )
 from stabfw.components.anatomy import Anatomy
+from stabfw.components.likelihood import among, either
+from stabfw.components.model import OptionTokens, Tokens
 from stabfw.errors import DataError, RunError
 from transformers.utils import logging as transformers_logging
 
@@ -34,7 +37,10 @@ from stabfw_models.hf_vlm.files import (
     describe,
     processor_name,
 )
+from stabfw_models.hf_vlm.generated import Clock, Generated
 from stabfw_models.hf_vlm.processors import load_processor
+
+log = logging.getLogger(__name__)
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
 
@@ -61,6 +67,8 @@ class LoadedVlm(LoadedModel):
         module.generation_config = transformers.GenerationConfig()
         self._anatomy = find_anatomy(module)
         self._token_texts: dict[int, str] = {}
+        self._tokens_of: dict[tuple[str, str], Tokens] = {}
+        self._warned: set[str] = set()
 
     @property
     def anatomy(self) -> Anatomy | None:
@@ -90,7 +98,11 @@ class LoadedVlm(LoadedModel):
             )
             for name, tensor in batch.items()
         }
-        return Encoded(tuple(prompt.instance_id for prompt in prompts), inputs)
+        return Encoded(
+            tuple(prompt.instance_id for prompt in prompts),
+            inputs,
+            tuple(map(self._option_tokens, prompts, texts)),
+        )
 
     def generate(self, encoded: Encoded, options: GenerationOptions) -> list[Prediction]:
         """Answer each row greedily.
@@ -98,38 +110,184 @@ class LoadedVlm(LoadedModel):
         Log-probabilities are the log-softmax, in float32, of the raw logits, before any logits
         processor that `options.extra` may ask for.
         """
-        start = time.perf_counter()
+        run = self._run(encoded, options)
+        logprobs = run.logprobs()
+        return [
+            self._prediction(run, row, answer, logprobs[row][: len(answer)])
+            for row, answer in enumerate(map(self._cut, run.tokens.tolist()))
+        ]
+
+    def tokens(self, prompt: Prompt, text: str) -> Tokens:
+        """Return the tokens of a text after the chat template's last words.
+
+        A space separates the two, unless the template ends in white space.
+
+        Raises:
+            DataError: If the tokenizer lacks a character, or joins it to the template.
+        """
+        return self._tokens(_behind(prompt, self._render(prompt)), text)
+
+    def score(
+        self,
+        encoded: Encoded,
+        continuations: Sequence[Sequence[Tokens]],
+        options: GenerationOptions,
+    ) -> list[list[Prediction]]:
+        """Tell how likely given answers are, by generating with each token forced.
+
+        A pass takes one answer of each row; those of a single token are all read from the first
+        logits of the first pass.
+        """
+        if not all(answer for row in continuations for answer in row):
+            raise ValueError("an answer to be scored has no tokens")
+        found: list[dict[Tokens, Prediction]] = [{} for _ in continuations]
+        long = [[answer for answer in row if len(answer) > 1] for row in continuations]
+        for number in range(max(1, *map(len, long))):
+            forced = [row[number] if number < len(row) else () for row in long]
+            run = self._run(encoded, options, forced)
+            logprobs = run.logprobs()
+            for row, answer in enumerate(forced):
+                if tuple(run.tokens[row, : len(answer)].tolist()) != answer:
+                    raise RunError(f"generation could not be made to answer with {answer}")
+                if answer:
+                    values = logprobs[row][: len(answer)]
+                    found[row][answer] = self._prediction(run, row, answer, values)
+            for row, answers in enumerate(continuations if number == 0 else ()):
+                single = [answer for answer in answers if len(answer) == 1]
+                first = run.first[row, [answer[0] for answer in single]].tolist()
+                for answer, value in zip(single, first, strict=True):
+                    found[row][answer] = self._prediction(run, row, answer, [value], decoded=False)
+        return [
+            [told[answer] for answer in row] for told, row in zip(found, continuations, strict=True)
+        ]
+
+    def _run(
+        self,
+        encoded: Encoded,
+        options: GenerationOptions,
+        forced: Sequence[Tokens] | None = None,
+    ) -> Generated:
+        """Generate, freely or with the tokens of each row forced, for as long as the longest."""
+        length = encoded.inputs["input_ids"].shape[1]
+        config = self._generation_config(options)
+        given: dict[str, Any] = {}
+        if forced is not None:
+            config.max_new_tokens = max(1, *map(len, forced))
+            config.eos_token_id = None
+            filler = self._pad_token or 0
+
+            def next_token(row: int, so_far: torch.Tensor) -> list[int]:
+                place = len(so_far) - length
+                return [forced[row][place] if place < len(forced[row]) else filler]
+
+            given = {"prefix_allowed_tokens_fn": next_token}
+        clock = Clock(self.module.device)
         self.batch, self.reduced_tokens = encoded, ()
         try:
             with torch.inference_mode():
                 output = self.module.generate(
-                    **encoded.inputs, generation_config=self._generation_config(options)
+                    **encoded.inputs,
+                    **given,
+                    generation_config=config,
+                    stopping_criteria=[clock],
                 )
                 visual_tokens = self.reduced_tokens or self._visual_tokens(encoded)
         finally:
             self.batch, self.reduced_tokens = None, ()
-        tokens = output.sequences[:, encoded.inputs["input_ids"].shape[1] :]
-        logprobs = _logprobs(output.logits, tokens)
-        tops = self._top(output.logits[0], options.top_tokens)
-        answers = [self._cut(row) for row in tokens.tolist()]
-        texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        latency = 1000 * (time.perf_counter() - start) / len(answers)
-        return [
-            Prediction(
-                text=text.strip(),
-                token_ids=tuple(answer),
-                logprobs=tuple(row[: len(answer)]),
-                top=top,
-                finish=(
-                    FinishReason.STOP if answer[-1] in self.end_tokens else FinishReason.LENGTH
-                ),
-                visual_tokens=counts,
-                latency_ms=latency,
+        prefill, decode = clock.stop()
+        first = output.logits[0].float().log_softmax(-1)
+        return Generated(
+            tokens=output.sequences[:, length:],
+            logits=output.logits,
+            first=first,
+            top=self._top(first, options.top_tokens),
+            options=self._over_options(first, encoded.options),
+            visual_tokens=visual_tokens,
+            prefill_ms=1000 * prefill / len(first),
+            decode_ms=1000 * decode / len(first),
+        )
+
+    def _prediction(
+        self,
+        run: Generated,
+        row: int,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        decoded: bool = True,
+    ) -> Prediction:
+        options, mass = run.options[row]
+        return Prediction(
+            text=self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            token_ids=tuple(tokens),
+            logprobs=tuple(logprobs),
+            top=run.top[row],
+            finish=FinishReason.STOP if tokens[-1] in self.end_tokens else FinishReason.LENGTH,
+            visual_tokens=run.visual_tokens[row],
+            options=options,
+            options_logprob=mass,
+            prefill_ms=run.prefill_ms,
+            decode_ms=run.decode_ms if decoded else 0.0,
+        )
+
+    def _tokens(self, context: str, text: str) -> Tokens:
+        if (context, text) in self._tokens_of:
+            return self._tokens_of[context, text]
+        tokenizer = self.processor.tokenizer
+        answer = text if context[-1:].isspace() else f" {text}"
+        before, after = tokenizer([context, context + answer], add_special_tokens=False).input_ids
+        tokens = tuple(after[len(before) :])
+        if after[: len(before)] != before or not tokens or tokenizer.unk_token_id in tokens:
+            raise DataError(
+                f"the tokenizer has no tokens for {text!r} as an answer that follows "
+                f"{context[-20:]!r}"
             )
-            for text, answer, row, top, counts in zip(
-                texts, answers, logprobs, tops, visual_tokens, strict=True
-            )
-        ]
+        self._tokens_of[context, text] = tokens
+        return tokens
+
+    def _option_tokens(self, prompt: Prompt, rendered: str) -> OptionTokens:
+        """The tokens of each way to write an option; nothing if an option has none."""
+        context = _behind(prompt, rendered)
+        found: dict[str, tuple[Tokens, ...]] = {}
+        for option in prompt.options:
+            ways: list[Tokens] = []
+            for text in option.texts:
+                with suppress(DataError):
+                    ways.append(self._tokens(context, text))
+            if not ways:
+                self._warn(
+                    f"the tokenizer cannot write the option {' or '.join(option.texts)} behind the "
+                    "chat template, so nothing is told of options"
+                )
+                return {}
+            found[option.id] = tuple(dict.fromkeys(ways))
+        single = {i: tuple(w for w in ways if len(w) == 1) for i, ways in found.items()}
+        return single if all(single.values()) else found
+
+    def _over_options(
+        self, first: torch.Tensor, rows: Sequence[OptionTokens]
+    ) -> list[tuple[Mapping[str, float], float | None]]:
+        """Share the first token's probability among the options that it may be the begin of."""
+        told: list[tuple[Mapping[str, float], float | None]] = [({}, None)] * len(first)
+        for row, options in enumerate(rows):
+            begins = {i: {way[0] for way in ways} for i, ways in options.items()}
+            seen = Counter(token for tokens in begins.values() for token in tokens)
+            own = {i: [t for t in tokens if seen[t] == 1] for i, tokens in begins.items()}
+            if shared := sorted(i for i, tokens in own.items() if not tokens):
+                self._warn(
+                    f"the options {', '.join(shared)} begin with the same token as others, so the "
+                    "first token does not tell how likely they are"
+                )
+            elif own:
+                values = iter(first[row, [t for tokens in own.values() for t in tokens]].tolist())
+                told[row] = among(
+                    {i: either(next(values) for _ in tokens) for i, tokens in own.items()}
+                )
+        return told
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("%s: %s", self.request.source, message)
 
     def _render(self, prompt: Prompt) -> str:
         placeholder = getattr(self.processor, "image_token", None)
@@ -165,8 +323,8 @@ class LoadedVlm(LoadedModel):
         layers = len(self._anatomy.layers)
         return tuple((count,) * layers for count in placeholders.sum(1).tolist())
 
-    def _top(self, logits: torch.Tensor, count: int) -> list[tuple[TopToken, ...]]:
-        best = logits.float().log_softmax(-1).topk(min(count, logits.shape[-1]))
+    def _top(self, first: torch.Tensor, count: int) -> list[tuple[TopToken, ...]]:
+        best = first.topk(min(count, first.shape[-1]))
         return [
             tuple(
                 TopToken(token, self._token_text(token), logprob)
@@ -220,6 +378,11 @@ def opened(request: LoadRequest, checkpoint: Checkpoint) -> Iterator[LoadedVlm]:
             torch.cuda.empty_cache()
 
 
+def _behind(prompt: Prompt, rendered: str) -> str:
+    """What a chat template adds behind a message: all that a tokenizer may join to an answer."""
+    return (prompt.text and rendered.rpartition(prompt.text)[2]) or rendered
+
+
 def find_anatomy(module: Any) -> Anatomy | None:
     """State where the parts of a module are, or None for a family not known to keep to them."""
     if module.config.model_type not in ANATOMY_FAMILIES:
@@ -267,12 +430,3 @@ def _end_and_pad(module: Any, tokenizer: Any) -> tuple[frozenset[int], int | Non
     ends = frozenset([end] if isinstance(end, int) else end or ())
     pad = shipped.pad_token_id if shipped.pad_token_id is not None else tokenizer.pad_token_id
     return ends, pad
-
-
-def _logprobs(steps: Sequence[torch.Tensor], tokens: torch.Tensor) -> list[list[float]]:
-    # One step at a time: all of them at once would double the largest tensors of a long answer.
-    chosen = [
-        step.float().log_softmax(-1).gather(1, token[:, None])
-        for step, token in zip(steps, tokens.unbind(1), strict=True)
-    ]
-    return torch.cat(chosen, 1).tolist()

@@ -26,7 +26,8 @@ from stabfw.components import (
     Prompt,
     TopToken,
 )
-from stabfw.errors import RunError
+from stabfw.components.model import Tokens
+from stabfw.errors import RunError, UnsupportedError
 
 if TYPE_CHECKING:
     from stabfw_models.openai_endpoint import OpenAiEndpointConfig
@@ -100,6 +101,22 @@ class LoadedEndpoint(LoadedModel):
         bodies = [self._body(message, options) for message in encoded.inputs["messages"]]
         return list(self._threads.map(self._ask, bodies))
 
+    def score(
+        self,
+        encoded: Encoded,
+        continuations: Sequence[Sequence[Tokens]],
+        options: GenerationOptions,
+    ) -> list[list[Prediction]]:
+        """Refuse.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            f"{self.request.source}: chat completions tell the log-probabilities of the server's "
+            "own answers only, so a given answer cannot be scored"
+        )
+
     def _body(self, message: dict[str, Any], options: GenerationOptions) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.request.options["model"],
@@ -169,7 +186,7 @@ def _prediction(answer: Any, latency_ms: float) -> Prediction:
         # Servers name tokens by their text only.
         top=tuple(TopToken(_NO_ID, token["token"], token["logprob"]) for token in ranked),
         finish=finish,
-        latency_ms=latency_ms,
+        decode_ms=latency_ms,
     )
 
 
