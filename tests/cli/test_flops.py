@@ -94,7 +94,7 @@ def test_visual_tokens_leave_the_vision_part_out(flops: Flops) -> None:
 def test_plugins_and_directories_are_models_too(flops: Flops) -> None:
     from stabfw_models.tiny import WEIGHTS
 
-    plugin, directory = flops("tiny-llava"), flops(str(WEIGHTS))
+    plugin, directory = flops("tiny-llava"), flops(str(WEIGHTS / "tiny-llava"))
     assert plugin["flops"] == directory["flops"]
     assert plugin["visual_tokens"] == 64
     source = "Qwen/Qwen2-VL-2B-Instruct"

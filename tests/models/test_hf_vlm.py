@@ -45,13 +45,7 @@ def tokens(predictions: Sequence[Prediction]) -> list[tuple[int, ...]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the model's files that a test may damage."""
-    for path in LLAVA.iterdir():
-        target = tmp_path / "model" / path.name
-        target.parent.mkdir(exist_ok=True)
-        if path.suffix == ".safetensors":
-            target.symlink_to(path)
-        else:
-            shutil.copyfile(path, target)
+    shutil.copytree(LLAVA, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -278,6 +272,45 @@ class TestFiles:
         model = HfVlm(HfVlmConfig(source=str(folder)))
         with pytest.raises(DataError, match=r"00001-of-00002.*missing"):
             model.describe(model.request())
+
+    def test_damaged_weights(self, folder: Path) -> None:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(DataError, match=r"model\.safetensors is damaged"), load(folder):
+            pass
+
+    def test_cut_weights(self, folder: Path) -> None:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+        with pytest.raises(DataError, match="cannot load the model"), load(folder):
+            pass
+
+    def test_weights_of_another_depth(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["num_hidden_layers"] += 1
+        (folder / "config.json").write_text(json.dumps(config))
+        with (
+            pytest.raises(DataError, match=r"lack .*layers\.6\..* and 6 more, so they are not"),
+            load(folder),
+        ):
+            pass
+
+    def test_weights_of_another_width(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["intermediate_size"] += 64
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DataError, match=r"have other shapes for .*mlp"), load(folder):
+            pass
+
+    def test_not_enough_memory(self, folder: Path) -> None:
+        header = {"a": {"dtype": "BF16", "shape": [2**46], "data_offsets": [0, 2**47]}}
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+        with (
+            pytest.raises(RunError, match=r"take 262,144\.0 GiB in float32, but cpu has .* left"),
+            load(folder),
+        ):
+            pass
 
     def test_missing_chat_template(self, folder: Path) -> None:
         (folder / "chat_template.jinja").unlink()

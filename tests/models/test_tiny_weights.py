@@ -29,7 +29,7 @@ OPTIONS = GenerationOptions(max_new_tokens=6)
 KINDS = ("exist", "color", "shape", "count", "mc_color", "mc_shape", "mc_count")
 
 
-@pytest.fixture(scope="module", params=sorted(path.name for path in WEIGHTS.iterdir()))
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

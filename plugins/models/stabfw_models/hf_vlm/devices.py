@@ -47,6 +47,17 @@ def resolve_threads(asked: int | None) -> int:
     return int(stated) if stated.isdecimal() and int(stated) > 0 else 1
 
 
+def free_memory() -> int | None:
+    """Bytes of main memory that can still be used, None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    available = told.get("MemAvailable", "").split()
+    return 1024 * int(available[0]) if available else None
+
+
 def _gpu_visible() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,33 @@ class Checkpoint:
                 f"{self.name}: {Path(error.filename).name} is missing or unreadable; "
                 "the download may not be complete"
             ) from error
+
+    def elements(self) -> int:
+        """Count the weights from the headers of their files, without reading them.
+
+        Raises:
+            DataError: If a file is missing or its header is not one of safetensors.
+        """
+        files = sorted(name for name in self._weights() if name.endswith(".safetensors"))
+        return sum(self._elements(name) for name in files)
+
+    def _elements(self, name: str) -> int:
+        try:
+            with (self.folder / name).open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                # As safetensors has it: a longer header is not one.
+                header: Any = json.loads(file.read(length)) if length < 100_000_000 else None
+            shapes = [part["shape"] for key, part in header.items() if key != "__metadata__"]
+        except OSError as error:
+            raise DataError(
+                f"{self.name}: {name} is missing or unreadable; the download may not be complete"
+            ) from error
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{self.name}: {name} is damaged: its header is not one of safetensors; "
+                "download it again"
+            ) from error
+        return sum(math.prod(shape) for shape in shapes)
 
     def _weights(self) -> set[str]:
         single, index = "model.safetensors", "model.safetensors.index.json"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image as PillowImage
+from safetensors import SafetensorError
 from stabfw.components import (
     Encoded,
     FinishReason,
@@ -30,6 +31,7 @@ from stabfw.components.model import OptionTokens, Tokens
 from stabfw.errors import DataError, RunError
 from transformers.utils import logging as transformers_logging
 
+from stabfw_models.hf_vlm import devices
 from stabfw_models.hf_vlm.files import (
     ANATOMY_FAMILIES,
     FROM_DISK,
@@ -43,6 +45,9 @@ from stabfw_models.hf_vlm.processors import load_processor
 log = logging.getLogger(__name__)
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
+
+
+_SMALLER = "choose a smaller dtype, quantize the weights, or use another device"
 
 
 class LoadedVlm(LoadedModel):
@@ -348,14 +353,16 @@ def opened(request: LoadRequest, checkpoint: Checkpoint) -> Iterator[LoadedVlm]:
     """Load a checkpoint from this machine; leaving the context frees it.
 
     Raises:
-        DataError: If files are missing or the checkpoint has no processor or chat template.
-        RunError: If the device is not there.
+        DataError: If files are missing or damaged, the weights are not those of the config's
+            architecture, or the checkpoint has no processor or chat template.
+        RunError: If the device is not there, or has too little memory.
     """
     if request.device.startswith("cuda") and not torch.cuda.is_available():
         raise RunError(
             f"device {request.device!r} was asked for, but torch {torch.__version__} finds no GPU; "
             "set `device: cpu`"
         )
+    _require_memory(request, checkpoint)
     info = describe(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(request.threads)
@@ -401,23 +408,66 @@ def find_anatomy(module: Any) -> Anatomy | None:
 
 
 def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, level = (
+        transformers_logging.is_progress_bar_enabled(),
+        transformers_logging.get_verbosity(),
+    )
     transformers_logging.disable_progress_bar()
+    # What it warns of is an error here.
+    transformers_logging.set_verbosity_error()
     try:
-        module = transformers.AutoModelForImageTextToText.from_pretrained(
+        module, loading = transformers.AutoModelForImageTextToText.from_pretrained(
             checkpoint.folder,
             dtype=getattr(torch, request.dtype),
             attn_implementation=request.attention,
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **FROM_DISK,
             **request.options,
         )
-    except (OSError, ValueError) as error:
+        _require_all_weights(loading, checkpoint)
+        return module.to(request.device).eval()
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{checkpoint.name}: cannot load the model: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise RunError(
+            f"{checkpoint.name}: {request.device} has not enough memory for the model; {_SMALLER}"
+        ) from error
     finally:
+        transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-    return module.to(request.device).eval()
+
+
+def _require_memory(request: LoadRequest, checkpoint: Checkpoint) -> None:
+    """Refuse before anything is read: a machine that swaps does not come back for long."""
+    needed = checkpoint.elements() * getattr(torch, request.dtype).itemsize
+    if request.device.startswith("cuda"):
+        free: int | None = torch.cuda.mem_get_info(request.device)[0]
+    else:
+        free = devices.free_memory()
+    # A quantizer among the options makes it smaller while it is loaded.
+    if free is not None and needed > free and not request.options:
+        raise RunError(
+            f"{checkpoint.name}: its weights take {needed / 2**30:,.1f} GiB in {request.dtype}, "
+            f"but {request.device} has {free / 2**30:,.1f} GiB left; {_SMALLER}"
+        )
+
+
+def _require_all_weights(loading: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Transformers gives weights that it does not find random values, and goes on."""
+    for what, found in (
+        ("lack", loading["missing_keys"]),
+        ("have other shapes for", [name for name, *_ in loading["mismatched_keys"]]),
+    ):
+        if found:
+            names = sorted(found)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise DataError(
+                f"{checkpoint.name}: its weights {what} {', '.join(names[:3])}{more}, so they are "
+                "not those of the architecture that config.json describes"
+            )
 
 
 def _end_and_pad(module: Any, tokenizer: Any) -> tuple[frozenset[int], int | None]:

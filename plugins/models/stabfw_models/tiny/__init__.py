@@ -57,7 +57,26 @@ class TinyLlava(Tiny):
     embedded = "tiny-llava"
 
 
+class TinyLlavaNext(Tiny):
+    """A LLaVA-NeXT, which sees pictures whole and in tiles, trained on scenes of several sizes."""
+
+    embedded = "tiny-llava-next"
+
+
+class TinyQwen2Vl(Tiny):
+    """A Qwen2-VL, which takes pictures of any size, trained on scenes of several sizes."""
+
+    embedded = "tiny-qwen2-vl"
+
+
+class TinyQwen25Vl(Tiny):
+    """A Qwen2.5-VL, with windows in its vision tower, trained on scenes of several sizes."""
+
+    embedded = "tiny-qwen2.5-vl"
+
+
 @hookimpl
 def stabfw_register_models(register: Callable[[str, type[Model[Any]]], None]) -> None:
-    """Offer `tiny-llava`."""
-    register(TinyLlava.embedded, TinyLlava)
+    """Offer all four."""
+    for model in (TinyLlava, TinyLlavaNext, TinyQwen2Vl, TinyQwen25Vl):
+        register(model.embedded, model)
