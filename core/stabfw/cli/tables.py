@@ -35,7 +35,7 @@ def comparison_table(results: Results) -> Table:
     )
     for several, name in ((several_models, "model"), (several_benchmarks, "benchmark")):
         if several:
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
     table.add_column("stack", overflow="fold")
     table.add_column("perturbation", overflow="fold")
     for name in ("acc Δ", "answers changed", "correct loss", "noise floor", "beyond floor"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .intervals import bootstrap_interval, cluster_totals, mean_interval
 from .pairs import FloatArray, factorize
-from .stability import MetricValue, _value
+from .stability import MetricValue, metric_value
 
 
 def loglik_delta(
@@ -68,10 +68,10 @@ def loglik_delta(
     return {
         metric.name: metric
         for metric in (
-            _value(
+            metric_value(
                 "answer_loglik_delta", each, mean_interval(change, codes, confidence), len(change)
             ),
-            _value(
+            metric_value(
                 "answer_loglik_delta_per_token",
                 token,
                 bootstrap_interval(totals, per_token, confidence, resamples=resamples, seed=seed),

@@ -452,12 +452,12 @@ def _metrics(
             bounds = bootstrap_interval(
                 totals, statistic, confidence, resamples=resamples, seed=seed
             )
-        found.append(_value(name, value, bounds, n))
+        found.append(metric_value(name, value, bounds, n))
 
     rate("accuracy_base", before, rows)
     rate("accuracy_variant", after, rows)
     found.append(
-        _value(
+        metric_value(
             "accuracy_delta",
             (int(np.count_nonzero(positive)) - int(np.count_nonzero(negative))) / max(len(rows), 1),
             paired_difference_interval(after, before, codes, confidence),
@@ -489,7 +489,7 @@ def _metrics(
     return {metric.name: metric for metric in found}
 
 
-def _value(name: str, value: float, bounds: Interval, n: int) -> MetricValue:
+def metric_value(name: str, value: float, bounds: Interval, n: int) -> MetricValue:
     """Build a metric, turning what is undefined into None."""
     if n == 0 or not isfinite(value):
         return MetricValue(name, None, None, None, n, bounds.method)
@@ -503,7 +503,7 @@ def _proportion(
 ) -> MetricValue:
     n = len(hits)
     bounds = proportion_interval(hits, codes, confidence, max_n=max_n)
-    return _value(name, int(np.count_nonzero(hits)) / max(n, 1), bounds, n)
+    return metric_value(name, int(np.count_nonzero(hits)) / max(n, 1), bounds, n)
 
 
 def _mean(
@@ -512,7 +512,7 @@ def _mean(
     if len(values) == 0:
         return MetricValue(name, None, None, None, 0, "cluster-t")
     bounds = mean_interval(values, codes, confidence, limits=(-limit, limit))
-    return _value(name, float(values.mean()), bounds, len(values))
+    return metric_value(name, float(values.mean()), bounds, len(values))
 
 
 def _score_delta(
@@ -526,7 +526,7 @@ def _score_delta(
     unit = min(before.min(), after.min()) >= 0 and max(before.max(), after.max()) <= 1
     change = after - before
     bounds = mean_interval(change, codes[known], confidence, limits=(-1.0, 1.0) if unit else None)
-    return _value("mean_score_delta", float(change.mean()), bounds, len(change))
+    return metric_value("mean_score_delta", float(change.mean()), bounds, len(change))
 
 
 def _mcnemar(negative: BoolArray, positive: BoolArray) -> MetricValue:
