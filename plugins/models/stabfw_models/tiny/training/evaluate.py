@@ -203,9 +203,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     options = parser.parse_args()
     sizes = [size for size in ARCHITECTURES[options.model].sizes if size != SQUARE]
-    print(
-        report(options.folders, options.images, options.split, options.easy_vqa_images, sizes),
-    )
+    print(report(options.folders, options.images, options.split, options.easy_vqa_images, sizes))
 
 
 if __name__ == "__main__":
