@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -27,17 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
 #: Widths and heights: square, wide, tall, larger than the largest grid, smaller than any limit.
 SIZES = [(60, 60), (150, 70), (70, 151), (333, 200), (40, 90), (20, 20)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a family's checkpoint, written when it is first asked for."""
-
-    @functools.cache
-    def written(family: str) -> Path:
-        return checkpoints.make(family, tmp_path_factory.mktemp(family))
-
-    return written
 
 
 def eager(source: Path) -> HfVlm:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -26,17 +25,6 @@ PLUGINS = {
     "qwen2.5-vl": "qwen2_5_vl",
 }
 OPTIONS = GenerationOptions(max_new_tokens=6)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a family's checkpoint, written when it is first asked for."""
-
-    @functools.cache
-    def written(family: str) -> Path:
-        return checkpoints.make(family, tmp_path_factory.mktemp(family))
-
-    return written
 
 
 @pytest.fixture(scope="session")

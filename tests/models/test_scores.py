@@ -16,11 +16,11 @@ from stabfw.components import (
     Accelerator,
     GenerationOptions,
     Option,
-    Prediction,
     Prompt,
 )
 from stabfw.components.patch import Patch
 from stabfw.errors import DataError
+from stabfw.testing.bench import bits
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
@@ -43,10 +43,7 @@ YES_NO = (Option("yes", ("Yes", "yes")), Option("no", ("No", "no")))
 def asked() -> list[Prompt]:
     """Prompts with options and without, with answers of one and of many tokens."""
     benchmark = Shapes(ShapesConfig(limit=16, kinds=("exist", "mc_color", "describe", "count")))
-    return [
-        Prompt(i.id, i.images, benchmark.render(i), benchmark.options(i))
-        for i in benchmark.instances("test")
-    ]
+    return [benchmark.prompt(instance) for instance in benchmark.instances("test")]
 
 
 @contextmanager
@@ -57,11 +54,6 @@ def accelerated(accelerator: Accelerator[Any] | None) -> Iterator[Any]:
             accelerator.transform(loaded, None)
             accelerator.attach(loaded, None, patch)
         yield loaded
-
-
-def told(prediction: Prediction) -> tuple[Any, ...]:
-    p = prediction
-    return p.text, p.token_ids, p.logprobs, p.top, p.finish, p.visual_tokens, dict(p.options)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +75,7 @@ def test_scoring_what_was_generated_tells_the_same(
         scored = model.score(encoded, [[p.token_ids] for p in generated], options)
         plain = model.score(encoded, [[p.token_ids] for p in generated], OPTIONS)
     assert len({len(p.token_ids) for p in generated}) > 1
-    assert [told(p) for (p,) in scored] == [told(p) for p in generated]
+    assert [bits(p) for (p,) in scored] == [bits(p) for p in generated]
     # Else the quantized cache would not have been in use.
     unlike = [a.logprobs != b.logprobs for (a,), (b,) in zip(plain, scored, strict=True)]
     assert any(unlike) == (options is TWO_BITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,8 @@ from stabfw.errors import Exit, UnknownPluginError
 from stabfw.registry import Registry
 from stabfw.registry.contract import did_you_mean, listed
 from stabfw.testing import CheckResult, Status, results
+
+from .config import parsed_config
 
 _SIGNS = {
     Status.OK: ("✓", "green"),
@@ -56,7 +58,7 @@ def command(
         raise click.UsageError("name the plugins to check, or give --all")
     registry = Registry()
     plugins = _every(registry) if everything else [p for n in names for p in _named(registry, n)]
-    values = _parsed(config)
+    values = parsed_config(config)
     if values and len(plugins) != 1:
         raise click.UsageError(
             f"--config is for one plugin, but these are {len(plugins)}; write KIND/NAME"
@@ -108,18 +110,6 @@ def _named(registry: Registry, text: str) -> list[tuple[Kind, str]]:
             f"(installed: {listed(known)})"
         )
     return found
-
-
-def _parsed(config: str | None) -> Mapping[str, Any]:
-    if config is None:
-        return {}
-    try:
-        values = json.loads(config)
-    except ValueError as error:
-        raise click.BadParameter(f"not valid JSON: {error}", param_hint="--config") from None
-    if not isinstance(values, dict):
-        raise click.BadParameter("must be a JSON object", param_hint="--config")
-    return values
 
 
 def _model(registry: Registry, name: str, plugins: Sequence[tuple[Kind, str]]) -> Model[Any] | None:

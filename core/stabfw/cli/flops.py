@@ -18,6 +18,8 @@ from stabfw.components.schedules import keep, lvpruning
 from stabfw.errors import UnsupportedError
 from stabfw.registry import Registry
 
+from .config import parsed_config
+
 #: The plugin that reads a checkpoint named by a directory or a hub id.
 _CHECKPOINTS = "hf-vlm"
 
@@ -216,7 +218,7 @@ def _architecture(name: str, config: str | None) -> Architecture:
     from pydantic import ValidationError
 
     registry = Registry()
-    values = _parsed(config)
+    values = parsed_config(config)
     plugin = name
     if name not in registry.names(Kind.MODEL):
         plugin, values = _CHECKPOINTS, {"source": name, **values}
@@ -237,16 +239,6 @@ def _architecture(name: str, config: str | None) -> Architecture:
             f"{name}: this model does not state its sizes, so its costs are not known"
         )
     return architecture
-
-
-def _parsed(config: str | None) -> dict[str, Any]:
-    try:
-        values = json.loads(config or "{}")
-    except ValueError as error:
-        raise click.BadParameter(f"not valid JSON: {error}", param_hint="--config") from None
-    if not isinstance(values, dict):
-        raise click.BadParameter("must be a JSON object", param_hint="--config")
-    return values
 
 
 def _size(text: str) -> tuple[int, int]:

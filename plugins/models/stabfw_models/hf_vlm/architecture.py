@@ -19,21 +19,26 @@ from stabfw.components.costs import (
 from stabfw.errors import DataError, UnsupportedError
 
 from stabfw_models.hf_vlm.devices import stated_dtype
-from stabfw_models.hf_vlm.files import ANATOMY_FAMILIES, IMAGE_PROCESSOR_FILES, Checkpoint
+from stabfw_models.hf_vlm.files import (
+    ANATOMY_FAMILIES,
+    DEFAULT_LAYERS,
+    IMAGE_PROCESSOR_FILES,
+    Checkpoint,
+)
 
 # What transformers takes where a config leaves a size out, as those of LLaVA do.
 _TEXT_DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "llama": {
         "hidden_size": 4096,
         "intermediate_size": 11008,
-        "num_hidden_layers": 32,
+        "num_hidden_layers": DEFAULT_LAYERS["llama"],
         "num_attention_heads": 32,
         "max_position_embeddings": 2048,
     },
     "mistral": {
         "hidden_size": 4096,
         "intermediate_size": 14336,
-        "num_hidden_layers": 32,
+        "num_hidden_layers": DEFAULT_LAYERS["mistral"],
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,

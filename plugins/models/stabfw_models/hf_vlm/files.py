@@ -21,8 +21,8 @@ ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
 #: Where an image processor is described; the first one that is there counts.
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
-_DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
+#: Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
+DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
 # The end tokens are read from generation_config.json, so it decides answers too.
 _SMALL_FILES = (
     "config.json",
@@ -94,10 +94,7 @@ class Checkpoint:
                 name: file_digest(self.folder / name) for name in sorted({*small, *self._weights()})
             }
         except OSError as error:
-            raise DataError(
-                f"{self.name}: {Path(error.filename).name} is missing or unreadable; "
-                "the download may not be complete"
-            ) from error
+            raise self._incomplete(Path(error.filename).name) from error
 
     def elements(self) -> int:
         """Count the weights from the headers of their files, without reading them.
@@ -116,15 +113,18 @@ class Checkpoint:
                 header: Any = json.loads(file.read(length)) if length < 100_000_000 else None
             shapes = [part["shape"] for key, part in header.items() if key != "__metadata__"]
         except OSError as error:
-            raise DataError(
-                f"{self.name}: {name} is missing or unreadable; the download may not be complete"
-            ) from error
+            raise self._incomplete(name) from error
         except (ValueError, AttributeError, TypeError, KeyError) as error:
             raise DataError(
                 f"{self.name}: {name} is damaged: its header is not one of safetensors; "
                 "download it again"
             ) from error
         return sum(math.prod(shape) for shape in shapes)
+
+    def _incomplete(self, name: str) -> DataError:
+        return DataError(
+            f"{self.name}: {name} is missing or unreadable; the download may not be complete"
+        )
 
     def _weights(self) -> set[str]:
         single, index = "model.safetensors", "model.safetensors.index.json"
@@ -183,7 +183,7 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
     config = checkpoint.config()
     family = str(config["model_type"])
     text = config.get("text_config") or config
-    layers = text.get("num_hidden_layers") or _DEFAULT_LAYERS.get(text.get("model_type", ""))
+    layers = text.get("num_hidden_layers") or DEFAULT_LAYERS.get(text.get("model_type", ""))
     return ModelInfo(
         family=family,
         layers=layers,

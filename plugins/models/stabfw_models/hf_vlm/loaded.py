@@ -45,8 +45,6 @@ from stabfw_models.hf_vlm.processors import load_processor
 log = logging.getLogger(__name__)
 
 _VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
-
-
 _SMALLER = "choose a smaller dtype, quantize the weights, or use another device"
 
 
@@ -408,10 +406,8 @@ def find_anatomy(module: Any) -> Anatomy | None:
 
 
 def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
-    bars, level = (
-        transformers_logging.is_progress_bar_enabled(),
-        transformers_logging.get_verbosity(),
-    )
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     # What it warns of is an error here.
     transformers_logging.set_verbosity_error()

@@ -50,26 +50,10 @@ WEIGHTS_FILE: Final = "model.safetensors"
 _HIDDEN_SIZE: Final = 128
 _CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-_SQUARE: Final = (TILE, TILE)
+SQUARE: Final = (TILE, TILE)
 
 Pixels = npt.NDArray[np.uint8]
 Inputs = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What stands before the question, the picture included.
-
-    Attributes:
-        ids: Token ids, a placeholder for each visual token.
-        positions: Their position ids, of shape (axes, tokens): three axes for multimodal rotary
-            positions, else one.
-        following: Position of the question's first token.
-    """
-
-    ids: tuple[int, ...]
-    positions: torch.Tensor
-    following: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,7 @@ class Architecture(ABC):
         gap: What an answer begins with.
     """
 
-    sizes: ClassVar[tuple[tuple[int, int], ...]] = (_SQUARE,)
+    sizes: ClassVar[tuple[tuple[int, int], ...]] = (SQUARE,)
     absolute: ClassVar[bool] = True
     image_token: ClassVar[str]
     before: ClassVar[str]
@@ -147,30 +131,6 @@ class Architecture(ABC):
     def positions(self, model: Any, ids: torch.Tensor, inputs: Inputs, row: int) -> torch.Tensor:
         """Position ids of a prefix, of shape (axes, tokens)."""
         return torch.arange(len(ids))[None]
-
-    def prefix(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerFast,
-        inputs: Inputs,
-        row: int,
-        visual_tokens: int,
-    ) -> Prefix:
-        """Lay out what stands before the question on one picture.
-
-        Args:
-            model: The model, for its rule of positions.
-            tokenizer: Its tokenizer.
-            inputs: As `inputs` gave them.
-            row: The picture's number among them.
-            visual_tokens: How many tokens it became.
-        """
-        image = tokenizer.convert_tokens_to_ids(self.image_token)
-        before = tokenizer.encode(self.before)
-        after = tokenizer.encode(self.after, add_special_tokens=False)
-        ids = torch.tensor([*before, *[image] * visual_tokens, *after])
-        positions = self.positions(model, ids, inputs, row)
-        return Prefix(tuple(ids.tolist()), positions, int(positions.max()) + 1)
 
     def export(self, model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
         """Write everything that loading offline needs, with weights in bfloat16.
@@ -268,7 +228,7 @@ class Llava(Architecture):
 class LlavaNext(Llava):
     """The architecture of LLaVA-NeXT: the same, with pictures seen whole and in tiles."""
 
-    sizes = (_SQUARE, (96, 64), _SQUARE, (64, 96), _SQUARE, (128, 64), _SQUARE, (96, 96))
+    sizes = (SQUARE, (96, 64), SQUARE, (64, 96), SQUARE, (128, 64), SQUARE, (96, 96))
     # Height and width of what a picture may be cut into.
     grids: ClassVar[list[list[int]]] = [[64, 128], [128, 64], [128, 128]]
 
@@ -307,7 +267,7 @@ class LlavaNext(Llava):
 class QwenVl(Architecture):
     """What Qwen2-VL and Qwen2.5-VL share: pictures of any size, and positions in three axes."""
 
-    sizes = (_SQUARE, (96, 64), _SQUARE, (64, 96), _SQUARE, (80, 80), _SQUARE, (96, 96))
+    sizes = (SQUARE, (96, 64), SQUARE, (64, 96), SQUARE, (80, 80), SQUARE, (96, 96))
     absolute = False
     image_token = "<|image_pad|>"
     before = "<|im_start|>user\n<|vision_start|>"
@@ -318,7 +278,12 @@ class QwenVl(Architecture):
     config_class: ClassVar[Any]
     model_class: ClassVar[Any]
     vision: ClassVar[Mapping[str, Any]]
-    patch: ClassVar[int] = CELL // 2
+    # Two by two patches become one visual token.
+    patches: ClassVar[Mapping[str, int]] = {
+        "patch_size": CELL // 2,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
 
     def tokenizer(self, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         """Train it with Qwen's marks of roles and pictures."""
@@ -342,9 +307,11 @@ class QwenVl(Architecture):
         """Build it with the language model of the trained LLaVA and a fresh vision tower."""
         number = tokenizer.convert_tokens_to_ids
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+        vision = {"depth": 4, "num_heads": 3, **self.patches, **self.vision}
+        vision["spatial_merge_size"] = vision.pop("merge_size")
         config = self.config_class(
             text_config=_language(tokenizer) | {"rope_parameters": rope},
-            vision_config=dict(self.vision),
+            vision_config=vision,
             image_token_id=number("<|image_pad|>"),
             video_token_id=number("<|video_pad|>"),
             vision_start_token_id=number("<|vision_start|>"),
@@ -388,11 +355,10 @@ class QwenVl(Architecture):
         tokenizer.save_pretrained(folder)
         images = self._image_processor().to_dict()
         images["image_processor_type"] = images["image_processor_type"].removesuffix("Pil")
-        patches = {"patch_size": self.patch, "temporal_patch_size": 2, "merge_size": 2}
         content = {
             "processor_class": self.processor_class,
             "image_processor": images,
-            "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **patches},
+            "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **self.patches},
         }
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         (folder / "processor_config.json").write_text(text)
@@ -400,10 +366,7 @@ class QwenVl(Architecture):
 
     def _image_processor(self) -> Any:
         return Qwen2VLImageProcessor(
-            size={"shortest_edge": 32 * 32, "longest_edge": 256 * 256},
-            patch_size=self.patch,
-            temporal_patch_size=2,
-            merge_size=2,
+            size={"shortest_edge": 32 * 32, "longest_edge": 256 * 256}, **self.patches
         )
 
 
@@ -414,14 +377,9 @@ class Qwen2Vl(QwenVl):
     config_class = transformers.Qwen2VLConfig
     model_class = transformers.Qwen2VLForConditionalGeneration
     vision: ClassVar[Mapping[str, Any]] = {
-        "depth": 4,
         "embed_dim": 96,
         "hidden_size": _HIDDEN_SIZE,
         "mlp_ratio": 2,
-        "num_heads": 3,
-        "patch_size": QwenVl.patch,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
     }
 
 
@@ -432,14 +390,9 @@ class Qwen25Vl(QwenVl):
     config_class = transformers.Qwen2_5_VLConfig
     model_class = transformers.Qwen2_5_VLForConditionalGeneration
     vision: ClassVar[Mapping[str, Any]] = {
-        "depth": 4,
         "hidden_size": 96,
         "intermediate_size": 192,
-        "num_heads": 3,
         "out_hidden_size": _HIDDEN_SIZE,
-        "patch_size": QwenVl.patch,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
         "window_size": 4 * CELL,
         "fullatt_block_indexes": [1, 3],
     }

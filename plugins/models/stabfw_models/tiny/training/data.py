@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from PIL import Image
 from stabfw_benchmarks.shapes import scenes
 from transformers import PreTrainedTokenizerFast
 
-from stabfw_models.tiny.training.architectures import CELL, Architecture, Pixels, Prefix
+from stabfw_models.tiny.training.architectures import CELL, Architecture, Inputs, Pixels
 
 SHORT_SUFFIX: Final = "\nAnswer the question using a single word or phrase."
 LETTER_SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
@@ -55,6 +55,19 @@ class EasyVqa:
 
     images: dict[int, Pixels]
     turns: dict[int, tuple[Turn, ...]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What stands before the questions on an image, the image included.
+
+    ``positions`` has the shape (axes, tokens): three axes for multimodal rotary positions, else
+    one. ``following`` is the position of a question's first token.
+    """
+
+    ids: list[int]
+    positions: torch.Tensor
+    following: int
 
 
 @dataclass(frozen=True)
@@ -194,16 +207,38 @@ def token_weights(kind: str, length: int) -> list[float]:
 
 
 class Packer:
-    """Tokenise and pack rows, in exactly the tokens the processor gives for each question."""
+    """Tokenise and pack rows, in exactly the tokens the processor gives for each question.
+
+    Attributes:
+        architecture: Whose prompts they are.
+    """
 
     def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> None:
         @lru_cache(20_000)
         def encode(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
+        self.architecture = architecture
         self._encode = encode
+        self._image = tokenizer.convert_tokens_to_ids(architecture.image_token)
+        # Only what comes first has the begin token.
+        self._before = tokenizer.encode(architecture.before)
         self._pad, self._end = tokenizer.pad_token_id, tokenizer.eos_token_id
         self._turn, self._gap = encode(architecture.turn), architecture.gap
+
+    def prefix(self, model: Any, inputs: Inputs, row: int, visual_tokens: int) -> Prefix:
+        """Lay out what stands before the questions on one image.
+
+        Args:
+            model: The model, for its rule of positions.
+            inputs: The batch's images, as the architecture prepares them.
+            row: The image's number among them.
+            visual_tokens: How many tokens it became.
+        """
+        after = self._encode(self.architecture.after)
+        ids = [*self._before, *[self._image] * visual_tokens, *after]
+        positions = self.architecture.positions(model, torch.tensor(ids), inputs, row)
+        return Prefix(ids, positions, int(positions.max()) + 1)
 
     def question_ids(self, turn: Turn) -> list[int]:
         """Tokens of a question, from behind the image up to where the answer begins."""
@@ -218,7 +253,7 @@ class Packer:
         sequences, segments, positions = [], [], []
         where: list[tuple[int, int, int, float]] = []
         for number, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
-            ids, segment, spans = list(prefix.ids), [0] * len(prefix.ids), [prefix.positions]
+            ids, segment, spans = [*prefix.ids], [0] * len(prefix.ids), [prefix.positions]
             for turn_number, turn in enumerate(row.turns, 1):
                 question, answer = self.question_ids(turn), self.answer_ids(turn)
                 for offset, (token, weight) in enumerate(

@@ -19,12 +19,11 @@ from stabfw_benchmarks.shapes import scenes
 
 from stabfw_models.hf_vlm import HfVlm, HfVlmConfig
 from stabfw_models.tiny.training import data
-from stabfw_models.tiny.training.architectures import ARCHITECTURES, Pixels
+from stabfw_models.tiny.training.architectures import ARCHITECTURES, SQUARE, Pixels
 
 EASY_RANGE: Final = (0.0, 0.2)
 DEFAULT_RANGE: Final = (0.8, 1.2)
 HARD_RANGE: Final = (1.1, 1.2)
-SQUARE: Final = (scenes.SIZE, scenes.SIZE)
 _NEUTRAL_GRAY: Final = 127
 _ANSWER_TOKENS: Final = 6
 _DESCRIPTION_TOKENS: Final = 24

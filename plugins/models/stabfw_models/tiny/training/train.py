@@ -84,7 +84,7 @@ def train(recipe: Recipe, folder: Path) -> str:
     architecture, model, tokenizer = _untrained(recipe.model)
     stages = (
         _VisionStage(architecture, model, recipe),
-        _LanguageStage(architecture, model, tokenizer, recipe),
+        _LanguageStage(model, data.Packer(architecture, tokenizer), recipe),
     )
     for number, stage in enumerate(stages):
         _run_stage(number, stage, recipe, folder / "checkpoint.pt")
@@ -222,17 +222,11 @@ class _VisionStage(_Stage):
 
 
 class _LanguageStage(_Stage):
-    def __init__(
-        self,
-        architecture: Architecture,
-        model: Any,
-        tokenizer: PreTrainedTokenizerFast,
-        recipe: Recipe,
-    ) -> None:
+    def __init__(self, model: Any, packer: data.Packer, recipe: Recipe) -> None:
         super().__init__()
         self.steps, self.rate, self.decay_share = recipe.steps, recipe.rate, 0.45
-        self.architecture, self.model, self.recipe = architecture, model, recipe
-        self.tokenizer, self.packer = tokenizer, data.Packer(architecture, tokenizer)
+        self.architecture, self.model, self.recipe = packer.architecture, model, recipe
+        self.packer = packer
 
     def trains(self, parameter: str) -> bool:
         return self.architecture.trained_with_language(parameter)
@@ -247,21 +241,15 @@ class _LanguageStage(_Stage):
             min(recipe.hardest, 0.3 + recipe.widening * (step / self.steps)),
             self.architecture.sizes,
         )
-        return answer_loss(self.architecture, self.model, self.tokenizer, self.packer, rows)
+        return answer_loss(self.model, self.packer, rows)
 
 
-def answer_loss(
-    architecture: Architecture,
-    model: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    packer: data.Packer,
-    rows: Sequence[data.Row],
-) -> torch.Tensor:
+def answer_loss(model: Any, packer: data.Packer, rows: Sequence[data.Row]) -> torch.Tensor:
     """Weighted cross-entropy of the answers, given pictures and questions."""
-    inputs = architecture.inputs([row.pixels for row in rows])
+    inputs = packer.architecture.inputs([row.pixels for row in rows])
     visual = model.model.get_image_features(**inputs).pooler_output
     prefixes = [
-        architecture.prefix(model, tokenizer, inputs, number, len(features))
+        packer.prefix(model, inputs, number, len(features))
         for number, features in enumerate(visual)
     ]
     packed = packer.pack(rows, prefixes)
