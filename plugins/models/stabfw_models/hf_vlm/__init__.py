@@ -74,6 +74,14 @@ class HfModel(Model[M]):
         """
         return self.checkpoint()
 
+    def located(self, request: LoadRequest) -> files.Checkpoint:
+        """Find what a request asks for, which an accelerator may have replaced.
+
+        Raises:
+            DataError: If it is not on this machine.
+        """
+        return files.locate(request.source, request.revision)
+
     def pixel_limits(self) -> Mapping[str, int]:
         """Tell which limits of a picture's area the user set, by argument of the processor."""
         return {}
@@ -107,7 +115,7 @@ class HfModel(Model[M]):
 
     def describe(self, request: LoadRequest) -> ModelInfo:
         """Tell family, layers, visual tokens, file hashes and processor from the files."""
-        return files.describe(files.locate(request.source, request.revision))
+        return files.describe(self.located(request))
 
     def open(self, request: LoadRequest) -> AbstractContextManager[LoadedModel]:
         """Load model and processor; leaving the context frees them.
@@ -122,7 +130,7 @@ class HfModel(Model[M]):
             logging.getLogger(name).setLevel(logging.ERROR)
         from stabfw_models.hf_vlm.loaded import opened
 
-        return opened(request, files.locate(request.source, request.revision))
+        return opened(request, self.located(request))
 
 
 class HfVlm(HfModel[HfVlmConfig]):

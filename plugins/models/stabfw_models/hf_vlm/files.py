@@ -102,16 +102,46 @@ class Checkpoint:
         Raises:
             DataError: If a file is missing or its header is not one of safetensors.
         """
-        files = sorted(name for name in self._weights() if name.endswith(".safetensors"))
-        return sum(self._elements(name) for name in files)
+        return sum(map(math.prod, self.shapes().values()))
 
-    def _elements(self, name: str) -> int:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tell the names and shapes of the weights from the headers of their files.
+
+        Raises:
+            DataError: If a file is missing or its header is not one of safetensors.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for name in self.weight_files():
+            found |= self._shapes(name)
+        return found
+
+    def weight_files(self) -> list[str]:
+        """Name the files of safetensors, sorted.
+
+        Raises:
+            DataError: If there are none.
+        """
+        return sorted(name for name in self._weights() if name.endswith(".safetensors"))
+
+    def processor(self) -> str:
+        """Name the class of its processor and the image back end.
+
+        Raises:
+            DataError: If it has no image processor.
+        """
+        return _processor(self)
+
+    def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         try:
             with (self.folder / name).open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 # As safetensors has it: a longer header is not one.
                 header: Any = json.loads(file.read(length)) if length < 100_000_000 else None
-            shapes = [part["shape"] for key, part in header.items() if key != "__metadata__"]
+            shapes = {
+                key: tuple(map(int, part["shape"]))
+                for key, part in header.items()
+                if key != "__metadata__"
+            }
         except OSError as error:
             raise self._incomplete(name) from error
         except (ValueError, AttributeError, TypeError, KeyError) as error:
@@ -119,7 +149,7 @@ class Checkpoint:
                 f"{self.name}: {name} is damaged: its header is not one of safetensors; "
                 "download it again"
             ) from error
-        return sum(math.prod(shape) for shape in shapes)
+        return shapes
 
     def _incomplete(self, name: str) -> DataError:
         return DataError(
@@ -191,7 +221,7 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
         has_anatomy=family in ANATOMY_FAMILIES,
         can_score=True,
         weights=checkpoint.digests(),
-        processor=_processor(checkpoint),
+        processor=checkpoint.processor(),
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
 
 import torch
 import transformers
@@ -346,8 +347,31 @@ class LoadedVlm(LoadedModel):
         return tokens[: end + 1]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint's files become a processor and a model.
+
+    Attributes:
+        processor: Loads the processor, given further arguments of its image processor.
+        model: Gives a `from_pretrained` that knows its config and its weights.
+    """
+
+    processor: Callable[[Checkpoint, Mapping[str, Any]], Any]
+    model: Callable[[Checkpoint], Callable[..., Any]]
+
+
+TRANSFORMERS: Final = Layout(
+    load_processor,
+    lambda checkpoint: partial(
+        transformers.AutoModelForImageTextToText.from_pretrained, checkpoint.folder
+    ),
+)
+
+
 @contextmanager
-def opened(request: LoadRequest, checkpoint: Checkpoint) -> Iterator[LoadedVlm]:
+def opened(
+    request: LoadRequest, checkpoint: Checkpoint, layout: Layout = TRANSFORMERS
+) -> Iterator[LoadedVlm]:
     """Load a checkpoint from this machine; leaving the context frees it.
 
     Raises:
@@ -366,8 +390,8 @@ def opened(request: LoadRequest, checkpoint: Checkpoint) -> Iterator[LoadedVlm]:
     torch.set_num_threads(request.threads)
     loaded = None
     try:
-        processor = load_processor(checkpoint, request.processor)
-        module = _load_module(request, checkpoint)
+        processor = layout.processor(checkpoint, request.processor)
+        module = _load_module(request, checkpoint, layout)
         observed = processor_name(
             type(processor).__name__, type(processor.image_processor).__name__
         )
@@ -405,15 +429,14 @@ def find_anatomy(module: Any) -> Anatomy | None:
     )
 
 
-def _load_module(request: LoadRequest, checkpoint: Checkpoint) -> Any:
+def _load_module(request: LoadRequest, checkpoint: Checkpoint, layout: Layout) -> Any:
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     # What it warns of is an error here.
     transformers_logging.set_verbosity_error()
     try:
-        module, loading = transformers.AutoModelForImageTextToText.from_pretrained(
-            checkpoint.folder,
+        module, loading = layout.model(checkpoint)(
             dtype=getattr(torch, request.dtype),
             attn_implementation=request.attention,
             use_safetensors=True,
