@@ -22,6 +22,7 @@ from stabfw.components.reduction import (
     why_not,
 )
 from stabfw.errors import UnsupportedError
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 Plan = Mapping[int, Select]
 Kept = dict[int, dict[str, list[int]]]
@@ -89,8 +90,56 @@ def masked_logits(model: Bare, batch: Encoded, kept: Kept) -> torch.Tensor:
         return model.forward(batch)
 
 
+def rewritten_logits(
+    model: Bare, batch: Encoded, keep: Sequence[int], positions: str
+) -> torch.Tensor:
+    """Logits of a single prompt that never held the dropped tokens and their features."""
+    inputs = dict(batch.inputs)
+    ids = inputs.pop("input_ids")
+    visual = ids[0] == families.IMAGE
+    live = ~visual
+    live[visual.nonzero()[list(keep), 0]] = True
+    core = model.module.model
+    pixels = {n: inputs[n] for n in inputs if n.startswith(("pixel", "image_"))}
+    with torch.inference_mode():
+        (features,) = core.get_image_features(**pixels).pooler_output
+        places = torch.arange(ids.shape[1])[live][None]
+        if model.info.family.startswith("qwen"):
+            whole, _ = core.get_rope_index(
+                ids, inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+            )
+            places = torch.cat([torch.arange(int(live.sum()))[None, None], whole[:, :, live]])
+        kwargs = {} if positions == "renumber" else {"position_ids": places}
+        logits: torch.Tensor = model.module(
+            input_ids=ids[:, live],
+            attention_mask=torch.ones(1, int(live.sum()), dtype=torch.long),
+            mm_encoder_outputs={
+                "image": BaseModelOutputWithPooling(pooler_output=[features[list(keep)]])
+            },
+            use_cache=False,
+            **kwargs,
+        ).logits[:, -1]
+    return logits
+
+
 @every_model
 class TestEveryFamily:
+    @pytest.mark.parametrize("positions", ["keep", "renumber"])
+    def test_dropping_before_the_first_layer_equals_a_shorter_prompt(
+        self, family: str, attention: str, positions: str
+    ) -> None:
+        if positions == "renumber" and family.startswith("qwen"):
+            pytest.skip("multimodal rotary positions cannot be renumbered")
+        model = model_of(family, attention)
+        for row in range(3):
+            batch, kept = model.batch_of([row]), {}
+            plan = {0: recording(uneven, kept)}
+            logits, _ = reduced(model, plan, lambda b=batch: model.forward(b), positions)
+            (keep,) = kept[0].values()
+            expected = rewritten_logits(model, batch, keep, positions)
+            assert torch.allclose(logits, expected, atol=1e-5)
+            assert not torch.allclose(logits, model.forward(batch), atol=1e-2)
+
     @pytest.mark.parametrize("layer", [0, 2])
     def test_keeping_all_is_bit_identical(self, family: str, attention: str, layer: int) -> None:
         model = model_of(family, attention)
