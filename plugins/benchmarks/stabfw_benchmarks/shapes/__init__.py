@@ -61,7 +61,7 @@ class ShapesConfig(BenchmarkConfig):
         MAX_DIFFICULTY,
         ge=0,
         le=MAX_DIFFICULTY,
-        description="Highest difficulty of a scene; tiny-llava was trained on 0 to 1.",
+        description="Highest difficulty of a scene; the tiny models were trained on 0 to 1.2.",
     )
     sizes: tuple[tuple[Side, Side], ...] = Field(
         ((64, 64),),

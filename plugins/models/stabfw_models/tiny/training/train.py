@@ -43,14 +43,14 @@ class Recipe:
 
     model: str = "tiny-llava"
     seed: int = 0
-    vision_steps: int = 700
+    vision_steps: int = 1400
     vision_images: int = 24
     vision_rate: float = 4e-3
-    steps: int = 4200
+    steps: int = 4800
     images: int = 8
     questions: int = 10
     rate: float = 4e-3
-    hardest: float = 1.0
+    hardest: float = 1.2
     widening: float = 2.1
     save_every: int = 200
 
@@ -59,9 +59,9 @@ RECIPES: Final = {
     recipe.model: recipe
     for recipe in (
         Recipe(),
-        Recipe("tiny-llava-next", vision_steps=0, steps=1200, rate=2e-3, hardest=1.2, widening=9.0),
-        Recipe("tiny-qwen2-vl", steps=3000, rate=3e-3, hardest=1.2),
-        Recipe("tiny-qwen2.5-vl", steps=3000, rate=3e-3, hardest=1.2),
+        Recipe("tiny-llava-next", vision_steps=0, steps=1200, rate=2e-3, widening=9.0),
+        Recipe("tiny-qwen2-vl", vision_steps=700, steps=3000, rate=3e-3),
+        Recipe("tiny-qwen2.5-vl", vision_steps=700, steps=3000, rate=3e-3),
     )
 }
 """What made the shipped weights, by model."""
