@@ -19,7 +19,8 @@ from stabfw.components import (
 from stabfw.components.anatomy import Anatomy
 from stabfw_models.hf_vlm.loaded import find_anatomy
 
-FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
+STUDIED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = (*STUDIED, "idefics3", "internvl", "smolvlm")
 IMAGE, PAD, LAYERS = 199, 0, 4
 _IMAGE_SIZES = ((150, 100), (84, 84), (100, 150))
 _GRIDS = ((4, 6), (4, 4), (6, 6))
@@ -79,7 +80,14 @@ class Bare(LoadedModel):
     def continue_(self, encoded: Encoded, **options: Any) -> list[list[int]]:
         """Six greedy tokens for each row."""
         self.batch = encoded
-        config = hf.GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=PAD, **options)
+        config = hf.GenerationConfig(
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=PAD,
+            # Random weights may answer with the placeholder, which then asks for a picture.
+            suppress_tokens=[IMAGE],
+            **options,
+        )
         try:
             with torch.inference_mode():
                 out = self.module.generate(**encoded.inputs, generation_config=config)
@@ -104,7 +112,15 @@ def build(family: str, attention: str) -> Bare:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    makers = {"llava": _llava, "llava_next": _llava_next, "qwen2_vl": _qwen, "qwen2_5_vl": _qwen}
+    makers = {
+        "llava": _llava,
+        "llava_next": _llava_next,
+        "qwen2_vl": _qwen,
+        "qwen2_5_vl": _qwen,
+        "idefics3": _idefics,
+        "smolvlm": _idefics,
+        "internvl": _internvl,
+    }
     cls, config = makers[family](family, text)
     module = cls._from_config(config, attn_implementation=attention).eval()
     module.generation_config.eos_token_id = None
@@ -165,8 +181,54 @@ def _qwen(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
     return cls, config
 
 
+def _idefics(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
+    cls: Any = hf.Idefics3ForConditionalGeneration
+    make: Any = hf.Idefics3Config
+    if family == "smolvlm":
+        cls, make = hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig
+    config = make(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 7,
+        },
+        text_config=hf.LlamaConfig(**text),
+        image_token_id=IMAGE,
+        pad_token_id=PAD,
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )
+    return cls, config
+
+
+def _internvl(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": [56, 56],
+            "patch_size": [7, 7],
+        },
+        text_config=hf.Qwen2Config(**text),
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    return hf.InternVLForConditionalGeneration, config
+
+
 def _pixels(family: str, row: int) -> dict[str, torch.Tensor]:
     noise = torch.Generator().manual_seed(row)
+    if family == "internvl":
+        return {"pixel_values": torch.randn(1, 3, 56, 56, generator=noise)}
+    if family in ("idefics3", "smolvlm"):
+        return {"pixel_values": torch.randn(1, 1, 3, 56, 56, generator=noise)}
     if family == "llava":
         return {"pixel_values": torch.randn(1, 3, 56, 56, generator=noise)}
     if family == "llava_next":

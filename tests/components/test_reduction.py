@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import families
@@ -102,7 +103,9 @@ def rewritten_logits(
     core = model.module.model
     pixels = {n: inputs[n] for n in inputs if n.startswith(("pixel", "image_"))}
     with torch.inference_mode():
-        (features,) = core.get_image_features(**pixels).pooler_output
+        features = core.get_image_features(**pixels).pooler_output
+        kept = features[0][list(keep)]
+        shorter = kept[None] if isinstance(features, torch.Tensor) else [kept]
         places = torch.arange(ids.shape[1])[live][None]
         if model.info.family.startswith("qwen"):
             whole, _ = core.get_rope_index(
@@ -113,9 +116,7 @@ def rewritten_logits(
         logits: torch.Tensor = model.module(
             input_ids=ids[:, live],
             attention_mask=torch.ones(1, int(live.sum()), dtype=torch.long),
-            mm_encoder_outputs={
-                "image": BaseModelOutputWithPooling(pooler_output=[features[list(keep)]])
-            },
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=shorter)},
             use_cache=False,
             **kwargs,
         ).logits[:, -1]
@@ -391,6 +392,12 @@ class TestRefusals:
         with pytest.raises(UnsupportedError, match="states no anatomy"):
             reduced(Blind(model_of("llava", "sdpa").module), {1: everything}, lambda: None)
 
+    def test_model_that_says_why_not(self) -> None:
+        model = Bare(model_of("llava", "sdpa").module)
+        model.info = replace(model.info, no_reduction="whole masks")
+        with pytest.raises(UnsupportedError, match="whole masks"):
+            reduced(model, {1: everything}, lambda: None)
+
     def test_static_cache(self) -> None:
         model = model_of("llava", "sdpa")
         batch = model.batch_of([0])
@@ -415,7 +422,10 @@ class TestRefusals:
     def test_support_is_known_without_loading(self) -> None:
         assert why_not(ModelInfo("llava", 4, has_anatomy=True), 3) is None
         assert "layers 0 to 3" in str(why_not(ModelInfo("llava", 4, has_anatomy=True), 4))
-        assert "not known" in str(why_not(ModelInfo("idefics3", 4), 1))
+        assert "not known" in str(why_not(ModelInfo("paligemma", 4), 1))
+        reason = "its masks are whole"
+        refusing = ModelInfo("gemma3", 4, has_anatomy=True, no_reduction=reason)
+        assert reason in str(why_not(refusing, 1))
 
 
 def test_budget_is_rounded_and_never_empty() -> None:

@@ -241,6 +241,83 @@ def _internvl() -> Made:
     return hf.InternVLForConditionalGeneration, config, parts, "InternVLProcessor"
 
 
+def _idefics3() -> Made:
+    tokenizer = _tokenizer(
+        {
+            "fake_image_token": "<fake_token_around_image>",
+            "image_token": "<image>",
+            "end_of_utterance_token": "<end_of_utterance>",
+            "global_image_token": "<global-img>",
+        },
+        [f"<row_{row + 1}_col_{column + 1}>" for row in range(4) for column in range(4)],
+        begin="<|im_start|>",
+        end="<end_of_utterance>",
+    )
+    config = hf.Idefics3Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        text_config=hf.LlamaConfig(**_text(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    parts = {
+        "tokenizer": tokenizer,
+        "image_processor": hf.Idefics3ImageProcessorPil(
+            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+        ),
+        "template": _CHAT_TEMPLATE.replace("PICTURE", "<image>").replace(
+            "<|im_end|>", "<end_of_utterance>"
+        ),
+        "settings": {"image_seq_len": 4},
+    }
+    return hf.Idefics3ForConditionalGeneration, config, parts, "Idefics3Processor"
+
+
+def _gemma3() -> Made:
+    tokenizer = _tokenizer(
+        {
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+        ["<start_of_turn>"],
+        begin="<bos>",
+        end="<end_of_turn>",
+    )
+    number = tokenizer.convert_tokens_to_ids
+    config = hf.Gemma3Config(
+        text_config=_text(tokenizer, head_dim=16, sliding_window=32, query_pre_attn_scalar=16),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        mm_tokens_per_image=4,
+        image_token_id=number("<image_soft_token>"),
+        boi_token_id=number("<start_of_image>"),
+        eoi_token_id=number("<end_of_image>"),
+    )
+    parts = {
+        "tokenizer": tokenizer,
+        "image_processor": hf.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
+        "template": _CHAT_TEMPLATE.replace("PICTURE", "<start_of_image>")
+        .replace("<|im_start|>", "<start_of_turn>")
+        .replace("<|im_end|>", "<end_of_turn>"),
+        "settings": {"image_seq_length": 4},
+    }
+    return hf.Gemma3ForConditionalGeneration, config, parts, "Gemma3Processor"
+
+
 FAMILIES: dict[str, Callable[[], Made]] = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -248,4 +325,6 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     "qwen2_5_vl": lambda: _qwen("2.5"),
     "qwen3_vl": lambda: _qwen("3"),
     "internvl": _internvl,
+    "idefics3": _idefics3,
+    "gemma3": _gemma3,
 }

@@ -17,6 +17,7 @@ from stabfw.experiment import run
 from stabfw.registry import Registry
 from stabfw.spec import parse_spec
 from stabfw.testing import run_checks
+from stabfw_models.hf_vlm.files import ANATOMY_FAMILIES
 
 PLUGINS = {
     "llava": "llava",
@@ -97,6 +98,36 @@ def test_accelerators_keep_to_the_contracts(
     registry: Registry,
 ) -> None:
     made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
+    results = run_checks("accelerator", accelerator, config, registry, model=made)
+    assert [r for r in results if not r.status.good] == []
+
+
+BEYOND = sorted(checkpoints.FAMILIES.keys() - set(PLUGINS.values()))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "config"),
+    [
+        pytest.param("fastv", {"keep_ratio": 0.25}, id="fastv"),
+        pytest.param("hqq", {"bits": 3, "group_size": 16}, id="hqq", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("family", BEYOND)
+def test_other_families_are_accelerated_or_say_why_not(
+    family: str,
+    accelerator: str,
+    config: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    registry: Registry,
+) -> None:
+    made = model(registry, "hf-vlm", checkpoint(family))
+    chosen = registry.load(Kind.ACCELERATOR, accelerator)
+    reason = ANATOMY_FAMILIES[family]
+    if accelerator == "fastv" and reason:
+        one = chosen(chosen.config_cls(**config))
+        why = one.supports(made.describe(made.request()), made.request())
+        assert why == f"visual tokens cannot be dropped: {reason}"
+        return
     results = run_checks("accelerator", accelerator, config, registry, model=made)
     assert [r for r in results if not r.status.good] == []
 

@@ -30,6 +30,8 @@ class ModelInfo:
         layers: Number of decoder layers of the language model, None if unknown.
         visual_tokens: Visual tokens per image where that is fixed, else None.
         has_anatomy: Whether the loaded model can state its anatomy.
+        no_reduction: Why visual tokens cannot be dropped although the parts are known; empty if
+            they can.
         can_score: Whether the loaded model can score answers that it is given.
         weights: sha256 of every file that decides the answers, by name.
         processor: Class of the processor, its image back end included.
@@ -39,6 +41,7 @@ class ModelInfo:
     layers: int | None = None
     visual_tokens: int | None = None
     has_anatomy: bool = False
+    no_reduction: str = ""
     can_score: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""

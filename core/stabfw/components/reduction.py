@@ -149,6 +149,8 @@ def why_not(info: ModelInfo, layer: int) -> str | None:
     """
     if not info.has_anatomy:
         return f"the parts of a {info.family} model are not known, so its tokens cannot be dropped"
+    if info.no_reduction:
+        return f"visual tokens cannot be dropped: {info.no_reduction}"
     if info.layers is not None and layer >= info.layers:
         return f"there is no layer {layer}: the model has layers 0 to {info.layers - 1}"
     return None
@@ -185,6 +187,8 @@ def reduce_visual_tokens(
     anatomy = model.anatomy
     if anatomy is None or model.module is None:
         raise UnsupportedError(f"token reduction: {model.info.family} states no anatomy")
+    if model.info.no_reduction:
+        raise UnsupportedError(f"token reduction: {model.info.no_reduction}")
     from stabfw.components.reduction_session import Session
 
     _check(anatomy, plan, positions)

@@ -109,7 +109,15 @@ def _describe(component: Any) -> Any:
 
 def _plan(component: Any) -> Any:
     request = LoadRequest(source="nowhere")
-    known = ModelInfo("llava", 32, 576, True, True, {"model.safetensors": "0" * 64}, "Processor")
+    known = ModelInfo(
+        "llava",
+        layers=32,
+        visual_tokens=576,
+        has_anatomy=True,
+        can_score=True,
+        weights={"model.safetensors": "0" * 64},
+        processor="Processor",
+    )
     unknown = ModelInfo("unheard-of")
     reasons = [component.supports(info, request) for info in (known, unknown)]
     component.on_load(request)

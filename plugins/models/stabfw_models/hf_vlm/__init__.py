@@ -136,8 +136,8 @@ class HfModel(Model[M]):
 class HfVlm(HfModel[HfVlmConfig]):
     """Any image-text model in the Hugging Face format.
 
-    Token reduction and quantization work on the families in `files.ANATOMY_FAMILIES`; other
-    families answer questions, but state no anatomy.
+    Quantization works on the families in `files.ANATOMY_FAMILIES`, and token reduction on those
+    of them that give no reason against it; other families answer questions, but state no anatomy.
 
     Attributes:
         families: The `model_type`s that are accepted; empty for any.

@@ -20,7 +20,6 @@ from stabfw.errors import DataError, UnsupportedError
 
 from stabfw_models.hf_vlm.devices import stated_dtype
 from stabfw_models.hf_vlm.files import (
-    ANATOMY_FAMILIES,
     DEFAULT_LAYERS,
     IMAGE_PROCESSOR_FILES,
     Checkpoint,
@@ -45,6 +44,7 @@ _TEXT_DEFAULTS: Mapping[str, Mapping[str, int]] = {
     },
     "qwen2": {},
 }
+_FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen2_vl")
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 _CHANNELS = 3
 
@@ -62,10 +62,10 @@ def read_architecture(checkpoint: Checkpoint, limits: Mapping[str, int]) -> Arch
     """
     config = checkpoint.config()
     family = config["model_type"]
-    if family not in ANATOMY_FAMILIES:
+    if family not in _FAMILIES:
         raise UnsupportedError(
             f"{checkpoint.name}: no formula for the costs of a {family} model; there is one for "
-            f"{', '.join(sorted(ANATOMY_FAMILIES))}"
+            f"{', '.join(_FAMILIES)}"
         )
     try:
         if family.startswith("qwen"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,21 @@ from stabfw.errors import DataError
 #: How transformers may load a checkpoint: from this machine, and running none of its code.
 FROM_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
-#: Families whose parts are where `loaded.find_anatomy` looks.
-ANATOMY_FAMILIES = frozenset({"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"})
+#: Families whose parts are where `loaded.find_anatomy` looks, each with why its visual tokens
+#: cannot be dropped, or nothing if they can.
+ANATOMY_FAMILIES: Mapping[str, str] = {
+    "llava": "",
+    "llava_next": "",
+    "qwen2_vl": "",
+    "qwen2_5_vl": "",
+    "idefics3": "",
+    "internvl": "",
+    "smolvlm": "",
+    "gemma3": "a Gemma 3 decoder sees pictures in both directions and text through a sliding "
+    "window, with masks that are made for the whole sequence",
+    "qwen3_vl": "a Qwen3-VL decoder adds features of the vision tower to the visual tokens of its "
+    "first layers (DeepStack), one for each that there was",
+}
 
 #: Where an image processor is described; the first one that is there counts.
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -219,6 +233,7 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
         layers=layers,
         visual_tokens=_clip_tokens(config) if family == "llava" else None,
         has_anatomy=family in ANATOMY_FAMILIES,
+        no_reduction=ANATOMY_FAMILIES.get(family, ""),
         can_score=True,
         weights=checkpoint.digests(),
         processor=checkpoint.processor(),

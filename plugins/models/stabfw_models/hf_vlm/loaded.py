@@ -45,7 +45,7 @@ from stabfw_models.hf_vlm.processors import load_processor
 
 log = logging.getLogger(__name__)
 
-_VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual")
+_VISION_PARTS = ("vision_tower", "multi_modal_projector", "visual", "vision_model", "connector")
 _SMALLER = "choose a smaller dtype, quantize the weights, or use another device"
 
 
@@ -416,15 +416,14 @@ def find_anatomy(module: Any) -> Anatomy | None:
     """State where the parts of a module are, or None for a family not known to keep to them."""
     if module.config.model_type not in ANATOMY_FAMILIES:
         return None
-    decoder = module.model.language_model
+    core = module.model
+    decoder = core.language_model if hasattr(core, "language_model") else core.text_model
     return Anatomy(
         decoder=decoder,
         layers=tuple(decoder.layers),
         rotary=decoder.rotary_emb,
         image_token_id=module.config.image_token_id,
-        vision_parts=tuple(
-            f"model.{part}" for part in _VISION_PARTS if hasattr(module.model, part)
-        ),
+        vision_parts=tuple(f"model.{part}" for part in _VISION_PARTS if hasattr(core, part)),
         head="lm_head",
     )
 
