@@ -12,11 +12,13 @@ import checkpoints
 import numpy as np
 import pytest
 from stabfw.components import GenerationOptions, Image, Kind, Model, Prompt
-from stabfw.errors import DataError
+from stabfw.components.patch import Patch
+from stabfw.errors import DataError, UnsupportedError
 from stabfw.experiment import run
 from stabfw.registry import Registry
 from stabfw.spec import parse_spec
 from stabfw.testing import run_checks
+from stabfw_accelerators.linears import chosen_linears
 from stabfw_models.hf_vlm.files import ANATOMY_FAMILIES
 
 PLUGINS = {
@@ -208,6 +210,31 @@ def test_older_files_say_the_same(
             assert loaded.info.processor == made.describe(made.request()).processor
             told.append([p.token_ids for p in loaded.generate(loaded.encode(RAGGED), OPTIONS)])
     assert told[0] == told[1]
+
+
+def test_model_in_several_places_answers_as_in_one(
+    checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    """Of the decoder only what is in use is in memory: what one device can show of a device map."""
+    spread = dict.fromkeys(("model.vision_tower", "model.multi_modal_projector", "lm_head"), "cpu")
+    spread["model.language_model"] = "disk"
+    method = registry.load(Kind.ACCELERATOR, "fastv")
+    fastv = method(method.config_cls(keep_ratio=0.25, layer=2))
+    told = []
+    for device_map in (None, {"": "cpu"}, spread):
+        made = model(registry, "llava", checkpoint("llava"), device_map=device_map)
+        with made.open(made.request()) as loaded:
+            assert loaded.module is not None
+            away = [weight.is_meta for weight in loaded.module.parameters()]
+            assert any(away) == (device_map == spread)
+            with Patch() as patch:
+                fastv.attach(loaded, None, patch)
+                answers = loaded.generate(loaded.encode(RAGGED), OPTIONS)
+            if any(away):
+                with pytest.raises(UnsupportedError, match="on the disk"):
+                    chosen_linears(loaded, vision=False, head=False)
+        told.append([(p.token_ids, p.logprobs, p.visual_tokens) for p in answers])
+    assert told[0] == told[1] == told[2]
 
 
 def test_another_family_is_refused(checkpoint: Callable[[str], Path], registry: Registry) -> None:

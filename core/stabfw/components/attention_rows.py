@@ -32,10 +32,15 @@ def attention_rows(
         Probabilities in float32, of shape (batch, heads, rows, length).
     """
     attention: Any = layer.self_attn
+    norm: Any = layer.input_layernorm
+    cosine, sine = position_embeddings
+    if not norm.weight.is_meta:
+        # With layers on several devices, the input still lies on that of the layer before.
+        hidden, cosine, sine = (part.to(norm.weight.device) for part in (hidden, cosine, sine))
     batch, length, _ = hidden.shape
     places = torch.arange(length, device=hidden.device)
     asking = places[list(rows)]
-    states = layer.input_layernorm(hidden)  # type: ignore[operator]
+    states = norm(hidden)
     size = attention.head_dim
     query = attention.q_proj(states[:, asking]).view(batch, len(rows), -1, size).transpose(1, 2)
     key = attention.k_proj(states).view(batch, length, -1, size).transpose(1, 2)
@@ -43,7 +48,6 @@ def attention_rows(
         query, key = attention.q_norm(query), attention.k_norm(key)
     # Each modelling file has its own way of applying the same embedding.
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    cosine, sine = position_embeddings
     query, _ = rotate(query, query, cosine[:, asking], sine[:, asking])
     key, _ = rotate(key, key, cosine, sine)
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)

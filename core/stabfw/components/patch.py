@@ -94,14 +94,17 @@ def fingerprint(model: torch.nn.Module) -> dict[str, str]:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Hash every parameter and buffer of a model, quantized ones included."""
+    """Hash every parameter and buffer of a model, quantized ones included.
+
+    Of weights that were left on the disk, the shape is all that is hashed.
+    """
     import torch
 
     digest = hashlib.sha256()
     for kind in ("parameters", "buffers"):
         for name, tensor in sorted(getattr(model, f"named_{kind}")(remove_duplicate=False)):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            for plain in _plain(tensor):
+            for plain in [] if tensor.is_meta else _plain(tensor):
                 data = plain.detach().contiguous().cpu()
                 digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

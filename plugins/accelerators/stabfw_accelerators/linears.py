@@ -19,7 +19,8 @@ def chosen_linears(model: LoadedModel, *, vision: bool, head: bool) -> dict[str,
         The layers by their dotted names below `model.module`.
 
     Raises:
-        UnsupportedError: If the model has no anatomy or nothing to quantize.
+        UnsupportedError: If the model has no anatomy, nothing to quantize, or weights that are not
+            in memory.
     """
     if model.module is None or model.anatomy is None:
         raise UnsupportedError(f"quantization: {model.info.family} states no anatomy")
@@ -34,6 +35,10 @@ def chosen_linears(model: LoadedModel, *, vision: bool, head: bool) -> dict[str,
         for name, module in model.module.named_modules()
         if type(module) is torch.nn.Linear and id(module) in wanted
     }
+    if any(module.weight.is_meta for module in found.values()):
+        raise UnsupportedError(
+            "quantization: the device_map leaves some of these layers on the disk"
+        )
     if not found:
         raise UnsupportedError(f"quantization: {model.info.family} has no linear layers left")
     return found

@@ -44,6 +44,10 @@ class HfVlmConfig(HfModelConfig):
         min_length=1, description="Directory or hub id, such as `llava-hf/llava-1.5-7b-hf`."
     )
     revision: str = Field(default="", description="Branch, tag or commit on the hub.")
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = Field(
+        default=None,
+        description="Spread the layers over several devices, as in transformers; needs accelerate.",
+    )
 
 
 M = TypeVar("M", bound=HfModelConfig)
@@ -86,6 +90,10 @@ class HfModel(Model[M]):
         """Tell which limits of a picture's area the user set, by argument of the processor."""
         return {}
 
+    def loading(self) -> Mapping[str, Any]:
+        """Further arguments of `from_pretrained`."""
+        return {}
+
     def architecture(self) -> Architecture:
         """Read the sizes from config.json.
 
@@ -111,6 +119,7 @@ class HfModel(Model[M]):
             device=device,
             threads=devices.resolve_threads(self.config.threads),
             processor=self.pixel_limits(),
+            options=self.loading(),
         )
 
     def describe(self, request: LoadRequest) -> ModelInfo:
@@ -145,6 +154,10 @@ class HfVlm(HfModel[HfVlmConfig]):
 
     config_cls: ClassVar[type[HfVlmConfig]] = HfVlmConfig
     families: ClassVar[frozenset[str]] = frozenset()
+
+    def loading(self) -> Mapping[str, Any]:
+        """The device map, where there is one."""
+        return {} if self.config.device_map is None else {files.DEVICE_MAP: self.config.device_map}
 
     def checkpoint(self) -> files.Checkpoint:
         """Find the directory, or the hub id in the Hugging Face cache.

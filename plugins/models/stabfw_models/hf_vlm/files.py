@@ -16,6 +16,9 @@ from stabfw.errors import DataError
 #: How transformers may load a checkpoint: from this machine, and running none of its code.
 FROM_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
+#: The option that spreads a model over several devices.
+DEVICE_MAP = "device_map"
+
 #: Families whose parts are where `loaded.find_anatomy` looks, each with why its visual tokens
 #: cannot be dropped, or nothing if they can.
 ANATOMY_FAMILIES: Mapping[str, str] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
@@ -35,6 +36,7 @@ from transformers.utils import logging as transformers_logging
 from stabfw_models.hf_vlm import devices
 from stabfw_models.hf_vlm.files import (
     ANATOMY_FAMILIES,
+    DEVICE_MAP,
     FROM_DISK,
     Checkpoint,
     describe,
@@ -70,6 +72,7 @@ class LoadedVlm(LoadedModel):
         # settings have to go.
         module.generation_config = transformers.GenerationConfig()
         self._anatomy = find_anatomy(module)
+        self._device = first_device(module)
         self._token_texts: dict[int, str] = {}
         self._tokens_of: dict[tuple[str, str], Tokens] = {}
         self._warned: set[str] = set()
@@ -97,9 +100,7 @@ class LoadedVlm(LoadedModel):
             add_special_tokens=not (begin and texts[0].startswith(begin)),
         )
         inputs = {
-            name: tensor.to(
-                self.module.device, self.module.dtype if tensor.is_floating_point() else None
-            )
+            name: tensor.to(self._device, self.module.dtype if tensor.is_floating_point() else None)
             for name, tensor in batch.items()
         }
         return Encoded(
@@ -185,7 +186,7 @@ class LoadedVlm(LoadedModel):
                 return [forced[row][place] if place < len(forced[row]) else filler]
 
             given = {"prefix_allowed_tokens_fn": next_token}
-        clock = Clock(self.module.device)
+        clock = Clock(self._device)
         self.batch, self.reduced_tokens = encoded, ()
         try:
             with torch.inference_mode():
@@ -428,6 +429,14 @@ def find_anatomy(module: Any) -> Anatomy | None:
     )
 
 
+def first_device(module: Any) -> torch.device:
+    """Where inputs go: to the first weight that is in memory, as others may lie on the disk."""
+    return next(
+        (weight.device for weight in module.parameters() if not weight.is_meta),
+        torch.device("cpu"),
+    )
+
+
 def _load_module(request: LoadRequest, checkpoint: Checkpoint, layout: Layout) -> Any:
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
@@ -445,8 +454,14 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint, layout: Layout) -
             **request.options,
         )
         _require_all_weights(loading, checkpoint)
-        return module.to(request.device).eval()
+        if DEVICE_MAP not in request.options:
+            module.to(request.device)
+        return module.eval()
     except (OSError, ValueError, SafetensorError) as error:
+        if DEVICE_MAP in request.options and find_spec("accelerate") is None:
+            raise DataError(
+                f'{checkpoint.name}: a device_map needs pip install "stabfw[device-map]"'
+            ) from error
         raise DataError(f"{checkpoint.name}: cannot load the model: {error}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(
