@@ -39,6 +39,7 @@ from stabfw.components import (
     Slot,
     extract_choice,
 )
+from stabfw.components.anatomy import BlockCall, Vision
 from stabfw.errors import DataError
 from toys import (
     OFFERS,
@@ -50,6 +51,7 @@ from toys import (
     ScaleConfig,
     Shout,
     ShoutConfig,
+    Sighted,
     ToyModel,
     plugin,
     registry,
@@ -912,6 +914,30 @@ class Unending(ToyModel):
     """Says that good answers are errors."""
 
     loaded = _with(Endless)
+
+
+class OnePlace(Vision):
+    """Tells scores as another does, but one place for all visual tokens."""
+
+    def __init__(self, right: Vision) -> None:
+        self.right, self.block = right, right.block
+
+    def places(self, inputs: Mapping[str, Any]) -> Any:
+        return self.right.places(inputs).fill_(0)
+
+    def scores(self, inputs: Mapping[str, Any], call: BlockCall) -> Any:
+        return self.right.scores(inputs, call)
+
+
+@fails("check_anatomy_is_right")
+class Piled(Sighted):
+    """Has all its visual tokens in one place."""
+
+    @contextmanager
+    def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
+        with super().open(request) as model:
+            model._anatomy = replace(model.anatomy, vision=OnePlace(model.anatomy.vision))
+            yield model
 
 
 _KEPT: list[Any] = []

@@ -46,6 +46,7 @@ from stabfw.components import (
     extract_yes_no,
 )
 from stabfw.registry import Registry, hookimpl
+from stabfw_models.tiny import TinyLlava
 
 END, PAD, VOCABULARY, WIDTH = 0, 1, 40, 12
 
@@ -332,8 +333,13 @@ class Zero(Metric[ZeroConfig]):
         return {"zero": 0.0}
 
 
+class Sighted(TinyLlava):
+    """States an anatomy, as the toy does not."""
+
+
 HEALTHY: dict[tuple[Kind, str], type[Component[Any]]] = {
     (Kind.MODEL, "toy"): ToyModel,
+    (Kind.MODEL, "sighted"): Sighted,
     (Kind.ACCELERATOR, "scale"): Scale,
     (Kind.ACCELERATOR, "lossless"): Lossless,
     (Kind.PERTURBATION, "shout"): Shout,

@@ -186,6 +186,16 @@ def test_parameters_by_part_need_no_module(name: str) -> None:
     assert architecture.dtype == str(module.dtype).removeprefix("torch.")
 
 
+#: The block whose attention tells what a tower looks at: the last one, but for CLIP's, of which
+#: the last layer is not used.
+LOOKING = {
+    "llava": "model.vision_tower.encoder.layers.22",
+    "llava_next": "model.vision_tower.encoder.layers.22",
+    "qwen2_vl": "model.visual.blocks.31",
+    "qwen2_5_vl": "model.visual.blocks.31",
+}
+
+
 @every_checkpoint
 def test_anatomy_finds_every_part(name: str) -> None:
     module, architecture = on_meta(name), HfVlm(HfVlmConfig(source=name)).architecture()
@@ -196,6 +206,8 @@ def test_anatomy_finds_every_part(name: str) -> None:
     assert len(anatomy.layers) == decoder.layers
     assert {type(layer).__name__.endswith("DecoderLayer") for layer in anatomy.layers} == {True}
     assert anatomy.rotary.inv_freq.shape == (decoder.head_size // 2,)
+    assert anatomy.vision is not None
+    assert anatomy.vision.block is module.get_submodule(LOOKING[architecture.family])
     head = module.get_submodule(anatomy.head)
     assert (head.in_features, head.out_features) == (decoder.hidden_size, decoder.vocabulary)
     # Together with the decoder and the head, the vision parts are the whole model.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from stabfw.errors import UnsupportedError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from stabfw.components.anatomy import Anatomy
+    from stabfw.components.anatomy import Anatomy, BlockCall, Vision
     from stabfw.components.model import LoadedModel, ModelInfo
     from stabfw.components.patch import Patch
 
@@ -106,6 +107,60 @@ class Context:
         now = self._stage.now
         text = now.valid[self._row] & ~now.visual[self._row]
         return self._stage.hidden[self._row, text.to(self._stage.hidden.device)]
+
+    @property
+    def text_spans(self) -> tuple[range, ...]:
+        """Where in the sequence the text before, between and after the pictures is now."""
+        now = self._stage.now
+        text = (now.valid[self._row] & ~now.visual[self._row]).nonzero()[:, 0].tolist()
+        columns = now.columns[self._row, text].tolist()
+        gaps = [n for n in range(1, len(text)) if columns[n] > columns[n - 1] + 1]
+        return tuple(
+            range(text[begin], text[end - 1] + 1)
+            for begin, end in zip([0, *gaps], [*gaps, len(text)], strict=True)
+        )
+
+    @property
+    def features(self) -> torch.Tensor:
+        """The visual tokens as they entered the decoder, of shape (visual tokens, hidden size)."""
+        embedded = self._stage.sight.embedded
+        columns = self._stage.now.columns[self._row, self._columns]
+        return embedded[self._row, columns.to(embedded.device)]
+
+    @property
+    def places(self) -> torch.Tensor:
+        """Picture, tile, row and column of each visual token, of shape (visual tokens, 4).
+
+        Pictures are counted within the prompt. Tile, row and column are -1 for a token that
+        stands for no part of a picture, such as the mark of a row's end.
+
+        Raises:
+            UnsupportedError: If the model does not tell.
+        """
+        sight = self._stage.sight
+        places = sight.places[self._numbers()]
+        first = sight.numbers[self._row][sight.visual[self._row]][0]
+        places[:, 0] -= sight.places[first, 0]
+        return places
+
+    @property
+    def vision_scores(self) -> torch.Tensor:
+        """The share of the vision tower's attention that each visual token gets.
+
+        It is the attention of the class token where the tower has one, else the mean over all
+        patches of the picture; in both cases the mean over heads. In float32, of shape
+        (visual tokens,), with 0 for a token that stands for no part of a picture.
+
+        Raises:
+            UnsupportedError: If the model does not tell.
+        """
+        scores = self._stage.sight.scores
+        return scores[self._numbers().to(scores.device)]
+
+    def _numbers(self) -> torch.Tensor:
+        """Numbers of the visual tokens in the batch as it was before the first layer."""
+        columns = self._stage.now.columns[self._row, self._columns]
+        return self._stage.sight.numbers[self._row, columns]
 
     def attention(self, layer: int, rows: Sequence[int] = (-1,)) -> torch.Tensor:
         """Attention that some tokens pay to the visual tokens in one layer.
@@ -194,6 +249,9 @@ def reduce_visual_tokens(
     _check(anatomy, plan, positions)
     session = Session(model, anatomy, plan, positions)
     patch.pre_hook(model.module, session.before_model)
+    patch.pre_hook(anatomy.layers[0], session.before_decoder)
+    if anatomy.vision is not None:
+        patch.pre_hook(anatomy.vision.block, session.before_vision_block)
     for number in range(max(0, min(plan) - 1), len(anatomy.layers)):
         patch.pre_hook(anatomy.layers[number], session.before_layer(number))
     return session.tally
@@ -228,6 +286,45 @@ class Tokens:
 
 
 @dataclass
+class Sight:
+    """What was seen of a batch before the decoder's first layer.
+
+    Attributes:
+        visual: Where the visual tokens were, of shape (batch, length).
+        inputs: The model's inputs.
+        vision: What tells more of them, if anything does.
+        call: What the block of the vision tower was called with, if it was.
+        embedded: The input of the first layer, of shape (batch, length, hidden size).
+    """
+
+    visual: torch.Tensor
+    inputs: Mapping[str, Any]
+    vision: Vision | None
+    call: BlockCall | None
+    embedded: torch.Tensor
+
+    @cached_property
+    def numbers(self) -> torch.Tensor:
+        """Numbers of the visual tokens through the batch, of shape (batch, length); else -1."""
+        count = self.visual.flatten().cumsum(0).view(self.visual.shape) - 1
+        return count.masked_fill(~self.visual, -1)
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """As `Vision.places` tells them, on the CPU."""
+        if self.vision is None:
+            raise UnsupportedError("this model does not tell where its visual tokens are from")
+        return self.vision.places(self.inputs).cpu()
+
+    @cached_property
+    def scores(self) -> torch.Tensor:
+        """As `Vision.scores` tells them."""
+        if self.vision is None or self.call is None:
+            raise UnsupportedError("this model does not tell what its vision tower looks at")
+        return self.vision.scores(self.inputs, self.call)
+
+
+@dataclass
 class Stage:
     """The input of the layer at which tokens are about to be dropped."""
 
@@ -236,6 +333,7 @@ class Stage:
     now: Tokens
     ids: tuple[str, ...] | None
     inputs: Mapping[int, LayerInput]
+    sight: Sight
     _seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = field(default_factory=dict)
 
     def attention(self, layer: int, rows: tuple[int, ...]) -> torch.Tensor:

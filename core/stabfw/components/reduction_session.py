@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stabfw.components.reduction import Context, Reduction, Stage, Tally, Tokens
+from stabfw.components.anatomy import BlockCall
+from stabfw.components.reduction import Context, Reduction, Sight, Stage, Tally, Tokens
 from stabfw.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from stabfw.components.anatomy import Anatomy
-    from stabfw.components.model import LoadedModel
+    from stabfw.components.model import Encoded, LoadedModel
     from stabfw.components.reduction import LayerInput, Positions, Select
 
 
@@ -61,6 +62,15 @@ class Session:
         self._cuts: list[Cut] = []
         self._counts: list[list[int]] = []
         self._inputs: dict[int, LayerInput] = {}
+        self._given: Mapping[str, Any] = {}
+        self._call: BlockCall | None = None
+        self._called_for: Encoded | None = None
+        self._sight: Sight | None = None
+
+    def before_vision_block(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Note what the vision tower computes, which may be long before the model is called."""
+        self._call = BlockCall(args[0] if args else kwargs["hidden_states"], kwargs)
+        self._called_for = self._model.batch
 
     def before_model(self, module: Any, args: Any, kwargs: Any) -> None:
         """Tell prefill from decoding, and note at prefill where the visual tokens are."""
@@ -81,12 +91,23 @@ class Session:
         valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
         visual = ids == self._anatomy.image_token_id
         self._tokens = Tokens(torch.arange(ids.shape[1]).expand_as(ids), valid, visual)
+        # `generate` keeps what only the vision tower needs to itself.
+        self._given = {**(batch.inputs if batch is not None else {}), **kwargs}
         self._cuts, self._inputs = [], {}
         counts = visual.sum(1).tolist()
         self._counts = [[count] * len(self._anatomy.layers) for count in counts]
         self.tally.rows += sum(count > 0 for count in counts)
         self.tally.before += sum(counts)
         self.tally.after += sum(counts)
+
+    def before_decoder(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Note at prefill what enters the first layer."""
+        if self._prefill and self._tokens is not None:
+            call = self._call if self._called_for is self._model.batch else None
+            embedded = args[0] if args else kwargs["hidden_states"]
+            self._sight = Sight(
+                self._tokens.visual, self._given, self._anatomy.vision, call, embedded
+            )
 
     def before_layer(self, number: int) -> Callable[..., Any]:
         """Make the pre-hook of a layer."""
@@ -149,7 +170,9 @@ class Session:
         inputs: dict[int, LayerInput],
     ) -> torch.Tensor:
         batch = self._model.batch
-        stage = Stage(number, hidden, tokens, batch.instance_ids if batch else None, inputs)
+        assert self._sight is not None, "the first layer comes before all others"
+        ids = batch.instance_ids if batch else None
+        stage = Stage(number, hidden, tokens, ids, inputs, self._sight)
         result, places = hidden, []
         for row, count in enumerate(tokens.visual.sum(1).tolist()):
             alive = tokens.valid[row]

@@ -12,6 +12,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stabfw.components import FinishReason, GenerationOptions, LoadedModel, LoadRequest, Model
+from stabfw.components.patch import Patch
+from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw.errors import UnsupportedError
 from stabfw.registry.contract import listed
 from stabfw.testing.bench import OPTIONS, answers, difference, require_same_in_batches
@@ -203,6 +205,64 @@ def _require_scores(subject: Subject, model: LoadedModel) -> None:
     raise CheckError(f"{subject} scores answers, though it is described with can_score=False")
 
 
+def check_anatomy_is_right(subject: Subject) -> None:
+    """Keeping all visual tokens changes nothing, and what is told of each of them is whole."""
+    import torch
+
+    seen = set()
+
+    def everything(context: Context) -> Reduction:
+        seen.add(context.instance_id)
+        _require_told(subject, context, told=anatomy is not None and anatomy.vision is not None)
+        return Reduction(torch.arange(context.visual_tokens))
+
+    with _opened(subject) as model:
+        anatomy = model.anatomy
+        if anatomy is None:
+            raise NotApplicableError(f"{subject} states no anatomy")
+        if model.info.no_reduction:
+            raise NotApplicableError(f"visual tokens cannot be dropped: {model.info.no_reduction}")
+        before = answers(model)
+        with Patch() as patch:
+            reduce_visual_tokens(
+                model, dict.fromkeys(range(len(anatomy.layers)), everything), patch
+            )
+            after = answers(model)
+    require(bool(seen), f"{subject}: its anatomy finds no visual tokens in prompts with pictures")
+    found = difference(before, after, ("untouched", "with all visual tokens kept"))
+    require(not found, f"{subject}: {found}")
+
+
+def _require_told(subject: Subject, context: Context, told: bool) -> None:
+    count = context.visual_tokens
+    require(
+        context.features.shape == context.states.shape,
+        f"{subject}: features of shape {tuple(context.features.shape)} for states of shape "
+        f"{tuple(context.states.shape)}",
+    )
+    if not told:
+        return
+    places, scores = context.places, context.vision_scores
+    require(
+        places.shape == (count, 4) and scores.shape == (count,),
+        f"{subject}: {count} visual tokens have places of shape {tuple(places.shape)} and scores "
+        f"of shape {tuple(scores.shape)}",
+    )
+    patches = [place for place in map(tuple, places.tolist()) if place[1] >= 0]
+    require(
+        len(set(patches)) == len(patches) > 0,
+        f"{subject}: several visual tokens are said to be from one place",
+    )
+    marks = places[:, 1] < 0
+    require(
+        bool(scores.isfinite().all())
+        and float(scores.min()) >= 0
+        and float(scores[marks.to(scores.device)].sum()) == 0,
+        f"{subject}: scores of visual tokens must be shares of attention, and 0 where a token "
+        "stands for no part of a picture",
+    )
+
+
 def check_frees_on_exit(subject: Subject) -> None:
     """Leaving the context frees the module, also after an error."""
     for error in (None, _InjectedError()):
@@ -247,5 +307,6 @@ CHECKS = (
     check_predictions_complete,
     check_score_equals_generate,
     check_scores_batch_equals_single,
+    check_anatomy_is_right,
     check_frees_on_exit,
 )

@@ -44,6 +44,7 @@ from stabfw_models.hf_vlm.files import (
 )
 from stabfw_models.hf_vlm.generated import Clock, Generated
 from stabfw_models.hf_vlm.processors import load_processor
+from stabfw_models.hf_vlm.vision import find_vision
 
 log = logging.getLogger(__name__)
 
@@ -426,6 +427,7 @@ def find_anatomy(module: Any) -> Anatomy | None:
         image_token_id=module.config.image_token_id,
         vision_parts=tuple(f"model.{part}" for part in _VISION_PARTS if hasattr(core, part)),
         head="lm_head",
+        vision=find_vision(core),
     )
 
 
