@@ -9,6 +9,7 @@ import pytest
 from stabfw.components import Accelerator, Kind
 from stabfw.registry import Registry
 from stabfw.testing import BoundCheck, parametrize_with_checks
+from stabfw_benchmarks.hub import HubBenchmark
 from stabfw_models.tiny import WEIGHTS, TinyConfig, TinyLlava
 
 REGISTRY = Registry()
@@ -22,8 +23,15 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "hf-vlm": {"source": str(WEIGHTS / "tiny-llava")},
     "llava": {"source": str(WEIGHTS / "tiny-llava")},
 }
-#: Tried where there is what they need: another checkpoint, one of their family, a server.
-TRIED_ELSEWHERE = {"llava-next", "openai-endpoint", "qwen2-vl", "qwen2.5-vl", "replace"}
+#: Tried where there is what they need: another checkpoint, one of their family, a server, data.
+TRIED_ELSEWHERE = {
+    *("llava-next", "openai-endpoint", "qwen2-vl", "qwen2.5-vl", "replace"),
+    *(
+        name
+        for kind, name in BUILT_IN
+        if kind is Kind.BENCHMARK and issubclass(REGISTRY.load(kind, name), HubBenchmark)
+    ),
+}
 TINY = TinyLlava(TinyConfig(device="cpu", threads=1))
 
 

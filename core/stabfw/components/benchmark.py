@@ -15,6 +15,7 @@ from stabfw.components.data import (
     AnswerStatus,
     Instance,
     Option,
+    Outline,
     Prompt,
     Score,
 )
@@ -57,6 +58,13 @@ class Benchmark(Component[B]):
         Raises:
             DataError: If the data is missing or not in the expected form.
         """
+
+    def outline(self, split: str) -> Outline | None:
+        """Tell how much a split holds where that is known without its data, for planning.
+
+        The default is None: the data has to be there.
+        """
+        return None
 
     def render(self, instance: Instance) -> str:
         """Return the user message for an instance, which may have been perturbed.

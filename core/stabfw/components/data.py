@@ -82,6 +82,16 @@ class Image:
         """
         return cls(hashlib.sha256(_read(path)).hexdigest(), lambda: _decode(_read(path), str(path)))
 
+    @classmethod
+    def from_bytes(cls, read: Callable[[], bytes], where: str) -> Image:
+        """Refer to the bytes of a PNG, JPEG or WEBP picture, which are hashed now.
+
+        Args:
+            read: Gives the bytes, which need not be kept in memory.
+            where: Where they are, for messages.
+        """
+        return cls(hashlib.sha256(read()).hexdigest(), lambda: _decode(read(), where))
+
     @property
     def pixels(self) -> Pixels:
         """The decoded picture, uint8 of shape (height, width, 3).
@@ -216,6 +226,23 @@ class Instance:
         return replace(
             self, images=tuple(Image.from_pixels(change(image.pixels)) for image in self.images)
         )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """How much a split holds, told without its data.
+
+    Attributes:
+        instances: Number of instances.
+        images: Width and height in pixels of the pictures of a typical instance.
+        text_tokens: Tokens of a typical prompt besides the visual ones, roughly.
+        answer_tokens: Tokens of a typical answer, roughly.
+    """
+
+    instances: int
+    images: tuple[tuple[int, int], ...]
+    text_tokens: int
+    answer_tokens: int = 3
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,409 @@
+"""Benchmarks of the hub, on small directories with the same columns and features."""
+
+from __future__ import annotations
+
+import io
+import string
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+from stabfw.components import Answer, AnswerKind, AnswerStatus, Benchmark, Instance, Kind
+from stabfw.errors import DataError
+from stabfw.registry import Registry
+from stabfw.testing import run_checks
+from stabfw_benchmarks.hub import HubBenchmark
+from stabfw_benchmarks.hub.vqa import soft_accuracy, vqa_normalised
+
+Rows = list[dict[str, Any]]
+SW = "\nAnswer the question using a single word or phrase."
+LT = "\nAnswer with the option's letter from the given choices directly."
+
+
+def picture(number: int) -> dict[str, Any]:
+    noise = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PillowImage.fromarray(noise).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), "path": f"{number}.png"}
+
+
+def save(folder: Path, rows: Rows, split: str, config: str = "", several: bool = False) -> None:
+    """Write rows as the hub holds them: Parquet, with configurations named in the card."""
+    table = datasets.Dataset.from_list(rows)
+    for column in table.column_names:
+        if column.startswith("image") and isinstance(rows[0][column], dict | list):
+            kind = datasets.List(datasets.Image()) if several else datasets.Image()
+            table = table.cast_column(column, kind)
+    place = folder / (config or "data")
+    place.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(place / f"{split}-00000-of-00001.parquet")
+    if config:
+        card = folder / "README.md"
+        known = card.read_text().removesuffix("---\n") if card.exists() else "---\nconfigs:\n"
+        entry = f"- config_name: {config}\n  data_files:\n"
+        entry += f"  - split: {split}\n    path: {config}/{split}-*\n"
+        card.write_text(known + entry + "---\n")
+
+
+def pope(folder: Path) -> None:
+    shared = {"image_source": "COCO_1", "image": picture(0), "category": "popular"}
+    rows = [
+        {"id": "0", "question_id": "1", "question": "Is there a dog in the image?", "answer": "no"},
+        {
+            "id": "1",
+            "question_id": "2",
+            "question": "Is there a cat in the image?",
+            "answer": "yes",
+        },
+    ]
+    save(folder, [row | shared for row in rows], "test")
+
+
+def mme(folder: Path) -> None:
+    rows = [
+        {
+            "question_id": "code/1.png",
+            "image": picture(0),
+            "question": f"Is this {language}? Please answer yes or no.",
+            "answer": answer,
+            "category": "code_reasoning",
+        }
+        for language, answer in (("Python", "Yes"), ("C", "No"))
+    ]
+    save(folder, rows, "test")
+
+
+def gqa(folder: Path) -> None:
+    question = {
+        "id": "20",
+        "imageId": "n1",
+        "question": "What is the man wearing?",
+        "answer": "T-shirt",
+        "fullAnswer": "A T-shirt.",
+        "types": {"structural": "query", "semantic": "rel"},
+    }
+    save(folder, [question], "testdev", "testdev_balanced_instructions")
+    pictures = [{"id": "n0", "image": picture(0)}, {"id": "n1", "image": picture(1)}]
+    save(folder, pictures, "testdev", "testdev_balanced_images")
+
+
+def vqav2(folder: Path) -> None:
+    given = ["two"] * 4 + ["2"] * 3 + ["3"] * 3
+    row = {
+        "question_id": 7,
+        "question": "How many dogs are there?",
+        "image": picture(0),
+        "image_id": 3,
+        "answers": [
+            {"answer": a, "answer_confidence": "yes", "answer_id": n} for n, a in enumerate(given)
+        ],
+        "multiple_choice_answer": "2",
+        "question_type": "how many",
+        "answer_type": "number",
+    }
+    save(folder, [row], "validation")
+
+
+def textvqa(folder: Path) -> None:
+    row = {
+        "question_id": 1,
+        "image_id": "a",
+        "question": "what brand is it?",
+        "image": picture(0),
+        "answers": ["Nokia"] * 8 + ["nokia phone"] * 2,
+        "ocr_tokens": ["NOKIA"],
+    }
+    save(folder, [row], "validation")
+
+
+def vizwiz(folder: Path) -> None:
+    row = {
+        "question_id": "VizWiz_val_1.jpg",
+        "image": picture(0),
+        "question": "what is this?",
+        "answers": ["unanswerable"] * 10,
+        "category": "unanswerable",
+    }
+    save(folder, [row], "val")
+
+
+def scienceqa(folder: Path) -> None:
+    row = {
+        "image": picture(0),
+        "question": "Which is warmer?",
+        "choices": ["ice", "tea"],
+        "answer": 1,
+        "hint": "Look at the cups.",
+        "subject": "natural science",
+    }
+    save(folder, [row, row | {"hint": "", "answer": 0}], "test", "ScienceQA-IMG")
+
+
+def mmbench(folder: Path) -> None:
+    row = {
+        "index": 5,
+        "question": "What is it?",
+        "hint": "nan",
+        "answer": "B",
+        "A": "a tree",
+        "B": "a car",
+        "C": "nan",
+        "D": "nan",
+        "category": "object",
+        "image": picture(0),
+    }
+    rotated = {"index": 1_000_005, "answer": "A", "A": "a car", "B": "a tree", "hint": "Look."}
+    save(folder, [row, row | rotated], "dev", "en")
+
+
+def seed_bench(folder: Path) -> None:
+    row = {
+        "question_id": "1",
+        "question": "How many towels are there?",
+        **dict(zip(("choice_a", "choice_b", "choice_c", "choice_d"), "1234", strict=True)),
+        "answer": "A",
+        "data_type": "image",
+        "image": [picture(0)],
+        "question_type_id": 5,
+    }
+    video = row | {"question_id": "2", "data_type": "video", "image": [picture(1), picture(2)]}
+    save(folder, [video, row], "test", several=True)
+
+
+def mmmu(folder: Path) -> None:
+    row: dict[str, Any] = {
+        "id": "validation_Art_Theory_1",
+        "question": "Compare <image 2> and <image 1>.",
+        "options": "['<image 1>', 'both', \"don't know\"]",
+        "answer": "C",
+        "question_type": "multiple-choice",
+        "subfield": "Art",
+        **{f"image_{number}": picture(number) for number in (1, 2)},
+    }
+    opened = row | {
+        "id": "validation_Math_2",
+        "question": "How much is it? <image 1>",
+        "options": "[]",
+        "answer": "['1,200', 'twelve hundred']",
+        "question_type": "open",
+    }
+    save(folder, [row, opened], "validation")
+
+
+#: What each benchmark asks and what counts as right: prompts, then texts of full marks.
+CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
+    "pope": (
+        pope,
+        ["Is there a dog in the image?" + SW, "Is there a cat in the image?" + SW],
+        ["No.", "yes"],
+    ),
+    "mme": (mme, ["Is this Python?" + SW, "Is this C?" + SW], ["Yes", "No"]),
+    "gqa": (gqa, ["What is the man wearing?" + SW], ["A T-shirt."]),
+    "vqav2": (vqav2, ["How many dogs are there?" + SW], ["Two"]),
+    "textvqa": (textvqa, ["What brand is it?" + SW], ["NOKIA"]),
+    "vizwiz": (
+        vizwiz,
+        [
+            "What is this?\nWhen the provided information is insufficient, respond with "
+            "'Unanswerable'." + SW
+        ],
+        ["Unanswerable"],
+    ),
+    "scienceqa": (
+        scienceqa,
+        [
+            "Context: Look at the cups.\nWhich is warmer?\nA. ice\nB. tea" + LT,
+            "Which is warmer?\nA. ice\nB. tea" + LT,
+        ],
+        ["B", "A. ice"],
+    ),
+    "mmbench": (
+        mmbench,
+        [
+            "What is it? There are several options:\nA. a tree\nB. a car" + LT,
+            "Look. What is it? There are several options:\nA. a car\nB. a tree" + LT,
+        ],
+        ["B", "a car"],
+    ),
+    "seed-bench": (
+        seed_bench,
+        ["How many towels are there?\nA. 1\nB. 2\nC. 3\nD. 4" + LT],
+        ["A"],
+    ),
+    "mmmu": (
+        mmmu,
+        [
+            "Compare (picture 1) and (picture 2).\nA. (picture 2)\nB. both\nC. don't know" + LT,
+            "How much is it? (picture 1)" + SW,
+        ],
+        ["C", "$1200.00"],
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry()
+
+
+def benchmark(registry: Registry, name: str, **fields: Any) -> Benchmark[Any]:
+    cls = registry.load(Kind.BENCHMARK, name)
+    made = cls(cls.config_cls(**fields))
+    assert isinstance(made, Benchmark)
+    return made
+
+
+def read(made: Benchmark[Any]) -> list[Instance]:
+    return list(made.instances(made.splits[0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prompts_are_as_documented_and_gold_answers_score_full_marks(
+    name: str, registry: Registry, tmp_path: Path
+) -> None:
+    write, asked, gold = CASES[name]
+    write(tmp_path)
+    made = benchmark(registry, name, path=tmp_path)
+    instances = read(made)
+    assert [made.render(one) for one in instances] == asked
+    for one, text in zip(instances, gold, strict=True):
+        answer = made.extract(text, one)
+        assert answer.status is AnswerStatus.OK
+        score = made.score(answer, one)
+        assert (score.value, score.correct) == (1.0, True)
+        wrong = made.score(made.extract("nothing of the kind", one), one)
+        assert (wrong.value, wrong.correct) == (0.0, False)
+        assert all(image.pixels.shape == (24, 32, 3) for image in one.images)
+    assert len({one.id for one in instances}) == len(instances)
+    assert [one.id for one in read(benchmark(registry, name, path=tmp_path))] == [
+        one.id for one in instances
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_benchmark_keeps_to_the_contracts(name: str, registry: Registry, tmp_path: Path) -> None:
+    CASES[name][0](tmp_path)
+    results = run_checks("benchmark", name, {"path": str(tmp_path)}, registry)
+    assert [result for result in results if not result.status.good] == []
+
+
+def test_every_benchmark_of_the_hub_is_tried(registry: Registry) -> None:
+    loaded = {name: registry.load(Kind.BENCHMARK, name) for name in registry.names(Kind.BENCHMARK)}
+    assert {name for name, cls in loaded.items() if issubclass(cls, HubBenchmark)} == set(CASES)
+
+
+def test_rows_that_belong_together_are_told(registry: Registry, tmp_path: Path) -> None:
+    for name in ("pope", "mme", "mmbench", "mmmu", "gqa"):
+        CASES[name][0](tmp_path / name)
+    found = {n: read(benchmark(registry, n, path=tmp_path / n)) for n in ("pope", "mme", "mmbench")}
+    assert {one.cluster_id for one in found["pope"]} == {"COCO_1"}
+    assert {one.group_id for one in found["mme"]} == {"code/1.png"}
+    assert {one.group_id for one in found["mmbench"]} == {"5"}
+    compared, opened = read(benchmark(registry, "mmmu", path=tmp_path / "mmmu"))
+    first, second = compared.images
+    assert opened.images[0].digest == second.digest != first.digest
+    assert opened.slices == {"subject": "Math"}
+    (joined,) = read(benchmark(registry, "gqa", path=tmp_path / "gqa"))
+    assert (joined.images[0].digest, joined.cluster_id) == (second_digest(), "n1")
+
+
+def second_digest() -> str:
+    import hashlib
+
+    return hashlib.sha256(picture(1)["bytes"]).hexdigest()
+
+
+def test_limit_draws_by_seed(registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question_id": f"{n}",
+            "image": picture(n),
+            "question": f"Is this {n}?",
+            "answer": "Yes",
+            "category": "count",
+        }
+        for n in range(20)
+    ]
+    save(tmp_path, rows, "test")
+
+    def asked(**fields: Any) -> list[str]:
+        return [one.question for one in read(benchmark(registry, "mme", path=tmp_path, **fields))]
+
+    assert asked(limit=3, sample_seed=None) == ["Is this 0?", "Is this 1?", "Is this 2?"]
+    assert asked(limit=3) == asked(limit=3) != asked(limit=3, sample_seed=1)
+    assert sorted(asked()) == sorted(asked(limit=20))
+    outline = benchmark(registry, "mme", limit=3).outline("test")
+    assert outline is not None
+    assert (outline.instances, benchmark(registry, "mme").outline("test").instances) == (3, 2374)  # type: ignore[union-attr]
+
+
+class TestErrors:
+    def test_data_set_that_is_not_here(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(DataError, match="hf download lmms-lab/POPE --repo-type dataset"):
+            read(benchmark(registry, "pope"))
+
+    def test_directory_that_does_not_exist(self, registry: Registry, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no such directory.*laid out like lmms-lab/POPE"):
+            read(benchmark(registry, "pope", path=tmp_path / "nothing"))
+
+    def test_other_columns(self, registry: Registry, tmp_path: Path) -> None:
+        save(tmp_path, [{"question": "?", "image": picture(0)}], "test")
+        with pytest.raises(DataError, match=r"lacks question_id, answer, image_source, category"):
+            read(benchmark(registry, "pope", path=tmp_path))
+
+    def test_no_such_split(self, registry: Registry, tmp_path: Path) -> None:
+        CASES["mme"][0](tmp_path)
+        with pytest.raises(DataError, match="cannot read the split 'validation'"):
+            read(benchmark(registry, "vqav2", path=tmp_path))
+
+    def test_picture_that_is_none(self, registry: Registry, tmp_path: Path) -> None:
+        row = {"question_id": "1", "question": "Is it?", "answer": "Yes", "category": "count"}
+        save(tmp_path, [row | {"image": {"bytes": b"GIF89a", "path": "x.gif"}}], "test")
+        (one,) = read(benchmark(registry, "mme", path=tmp_path))
+        with pytest.raises(DataError, match="image of row 0: not a readable image"):
+            _ = one.images[0].pixels
+
+
+class TestSoftAccuracy:
+    @pytest.mark.parametrize(
+        ("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+    )
+    def test_by_number_of_people(self, matches: int, score: float) -> None:
+        people = ["yes"] * matches + ["no"] * (10 - matches)
+        assert soft_accuracy("yes", people) == pytest.approx(score)
+
+    def test_half_counts_as_correct(self, registry: Registry) -> None:
+        made = benchmark(registry, "vqav2")
+        one = Instance.create((), "?", native_id=0, references=("a b",) * 2 + ("c",) * 8)
+        score = made.score(Answer("a b", AnswerKind.SHORT), one)
+        assert (round(score.value, 3), score.correct) == (0.6, True)
+
+    @pytest.mark.parametrize(
+        ("text", "folded"),
+        [
+            ("The Dog.", "dog"),
+            ("two", "2"),
+            ("1,000", "1000"),
+            ("3.5", "3.5"),
+            ("dont know", "don't know"),
+            ("it's", "it's"),
+            ("black/white", "black white"),
+            ("A", ""),
+            ("", ""),
+        ],
+    )
+    def test_folding(self, text: str, folded: str) -> None:
+        assert vqa_normalised(text) == folded
+
+    @given(st.text(alphabet=string.printable))
+    def test_folding_twice_is_folding_once(self, text: str) -> None:
+        assert vqa_normalised(vqa_normalised(text)) == vqa_normalised(text)
