@@ -298,6 +298,7 @@ def _report(
         estimand=spec.compare,
         failures=failures,
         metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
+        published=spec.published,
     )
     (directory / PUBLISHED).unlink(missing_ok=True)
     write_atomic(directory / SPEC, to_yaml(spec).encode())

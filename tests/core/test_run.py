@@ -100,6 +100,21 @@ def test_pairing_by_position_would_invent_flips(make_spec: Make, registry: Regis
     assert (table.answer != shuffled.answer).mean() > 0.5
 
 
+def test_baseline_far_from_what_is_reported_is_flagged(make_spec: Make, registry: Registry) -> None:
+    item = {"model": "parrot", "benchmark": "questions", "source": "table 1"}
+    plain = run(make_spec(), registry=registry).results
+    accuracy = plain.cells[0].accuracy.value
+    assert accuracy is not None
+    near = {**item, "accuracy": accuracy, "tolerance": 0.0}
+    assert run(make_spec(published=[near]), registry=registry).results.notices == plain.notices
+    far = {**item, "accuracy": 0.0 if accuracy > 0.5 else 1.0}
+    (notice,) = set(run(make_spec(published=[far]), registry=registry).results.notices) - set(
+        plain.notices
+    )
+    assert "(table 1)" in notice
+    assert "find out why before reading" in notice
+
+
 def test_matched_baseline_shares_the_stacks_circumstances(
     make_spec: Make, registry: Registry
 ) -> None:

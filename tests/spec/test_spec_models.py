@@ -70,12 +70,24 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "compare": "matched",
         "generation": {"mode": "generate", "max_new_tokens": 16, "top_tokens": 5},
         "batch_size": 8,
+        "published": [],
         "metrics": [],
         "execution": {"executor": "inline", "workers": 1},
         "store": ".stabfw/store",
         "runs": "runs",
         "tracking": {"uri": "sqlite:///mlflow.db", "images": "none"},
     }
+
+
+def test_published_accuracies_are_of_what_is_asked(registry: Registry) -> None:
+    item = {"model": "toy", "benchmark": "cards", "accuracy": 0.6, "source": "a paper, table 1"}
+    (kept,) = make(registry, published=[item]).published
+    assert (kept.accuracy, kept.tolerance) == (0.6, 0.03)
+    for field in ("model", "benchmark"):
+        with pytest.raises(SpecError, match=f"there is no {field} 'other' in this spec"):
+            make(registry, published=[{**item, field: "other"}])
+    with pytest.raises(SpecError, match="source"):
+        make(registry, published=[{**item, "source": ""}])
 
 
 def test_bare_names_and_types(registry: Registry) -> None:

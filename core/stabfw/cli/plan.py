@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stabfw.plan import Cell, Plan
+    from stabfw.store import CellRow, Store
+
+#: With more cells than this, they are shown by model and stack.
+_MANY = 60
 
 
 @click.command("plan", short_help="Show what a run would compute.")
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the spec.")
 @click.option("--explain", is_flag=True, help="Say why cells are not in the store.")
-def command(spec: Path, overrides: tuple[str, ...], explain: bool) -> None:
+@click.option("--cells", "each", is_flag=True, help="List every cell, however many there are.")
+@click.option(
+    "--gpu",
+    type=click.Choice(["a100", "h100"]),
+    default="a100",
+    show_default=True,
+    help="GPU whose hours are estimated.",
+)
+def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, gpu: str) -> None:
     """Show the cells of SPEC, which of them are in the store, and how many models are loaded.
 
-    Nothing is computed and no model is loaded.
+    Nothing is computed, no model is loaded, nothing is downloaded. Data sets and checkpoints that
+    are not on this machine are planned by their published sizes, where these are known.
 
     \b
     Examples:
       stabfw plan spec.yaml
       stabfw plan spec.yaml --explain --set generation.max_new_tokens=32
+      stabfw plan examples/study/llava-1.5.yaml --gpu h100
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from stabfw.plan import explain as differences
     from stabfw.plan import make_plan
@@ -36,37 +56,121 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool) -> None:
     loaded = load_spec(spec, registry, overrides)
     console = terminal()
     with Store(loaded.store) as store:
-        plan = make_plan(loaded, registry, store)
+        plan = make_plan(loaded, registry, store, outline=True)
         rows = {row.key: row for row in store.cells()}
-        table = Table(header_style="bold")
-        for name in ("cell", "role", "instances", "in the store"):
-            table.add_column(name, justify="right" if name == "instances" else "left")
-        cells = {cell.key: cell for cell in plan.cells}
-        for condition, key in plan.named.items():
-            row = rows.get(key)
-            state = row.status if row else "no"
-            if row and row.status != "done":
-                state = f"{len(store.committed(key))} of {len(cells[key].batches)} batches"
-            shown = {"done": "[green]yes[/]", "no": "no"}.get(state, f"[yellow]{state}[/]")
-            count = len(cells[key].dataset.rows)
-            table.add_row(escape(condition.label), str(condition.role), str(count), shown)
-        console.print(table)
-        left = [c for c in plan.cells if c.key not in rows or rows[c.key].status != "done"]
+        if each or explain or len(plan.named) <= _MANY:
+            _print_cells(console, plan, store, rows)
+        else:
+            _print_stacks(console, plan, rows)
+        left = [c for c in plan.cells if not _done(rows, c.key)]
         loads = sum(any(cell in left for cell in session.cells) for session in plan.sessions)
-        instances = sum(len(cell.dataset.rows) for cell in left)
+        instances = sum(cell.dataset.size for cell in left)
         console.print(
             f"{len(plan.cells)} cells, {len(plan.cells) - len(left)} in the store; "
-            f"to do: {instances} instances with {loads} model loads",
+            f"to do: {instances:,} instances with {loads} model loads",
             highlight=False,
         )
+        _print_hours(console, plan, left, gpu, loaded.batch_size)
         for fit in plan.fits:
-            console.print(escape(f"fit first: {fit.label} on {len(fit.instance_ids)} instances"))
-        for item in plan.unsupported:
-            why = escape(f"{item.condition.label}: {item.reason}")
-            console.print(f"[red]unsupported[/] {why}")
+            chosen = f" on {len(fit.instance_ids)} instances" if fit.instance_ids else ""
+            console.print(escape(f"fit first: {fit.label}{chosen}"))
+        _print_unsupported(console, plan, each)
+        for what in plan.missing:
+            console.print(f"[yellow]not here[/] {escape(what)}", highlight=False)
         if explain:
             for cell in left:
                 reasons = differences(cell, list(rows.values())) or ["nothing like it is stored"]
                 console.print(escape(cell.condition.label), style="bold", highlight=False)
                 for reason in reasons:
                     console.print(escape(f"  {reason}"), highlight=False, soft_wrap=True)
+
+
+def _done(rows: dict[str, CellRow], key: str) -> bool:
+    return key in rows and rows[key].status == "done"
+
+
+def _print_cells(console: Console, plan: Plan, store: Store, rows: dict[str, CellRow]) -> None:
+    from rich.markup import escape
+
+    cells = {cell.key: cell for cell in plan.cells}
+    table = _table("cell", "role", "instances", "in the store")
+    for condition, key in plan.named.items():
+        row = rows.get(key)
+        state = row.status if row else "no"
+        if row and row.status != "done":
+            state = f"{len(store.committed(key))} of {len(cells[key].batches)} batches"
+        shown = {"done": "[green]yes[/]", "no": "no"}.get(state, f"[yellow]{state}[/]")
+        count = f"{cells[key].dataset.size:,}"
+        table.add_row(escape(condition.label), str(condition.role), count, shown)
+    console.print(table)
+
+
+def _print_stacks(console: Console, plan: Plan, rows: dict[str, CellRow]) -> None:
+    """Cells by model and stack: a grid of hundreds is not read line by line."""
+    from rich.markup import escape
+
+    models = list(dict.fromkeys(condition.model for condition in plan.named))
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for condition in sorted(plan.named, key=lambda c: models.index(c.model)):
+        group = condition.model, condition.stack, str(condition.role)
+        groups.setdefault(group, []).append(plan.named[condition])
+    sizes = {cell.key: cell.dataset.size for cell in plan.cells}
+    table = _table("model", "stack", "role", "cells", "instances", "in the store")
+    previous = ""
+    for (model, stack, role), keys in groups.items():
+        done = sum(_done(rows, key) for key in keys)
+        if previous not in ("", model):
+            table.add_section()
+        previous = model
+        table.add_row(
+            escape(model),
+            escape(stack),
+            role,
+            f"{len(keys):,}",
+            f"{sum(map(sizes.__getitem__, keys)):,}",
+            f"{done:,}",
+        )
+    console.print(table)
+
+
+def _print_hours(
+    console: Console, plan: Plan, left: Sequence[Cell], gpu: str, batch_size: int
+) -> None:
+    from stabfw.plan import EFFICIENCY, GPUS, Estimator
+
+    models = {cell.key: session.model for session in plan.sessions for cell in session.cells}
+    estimator = Estimator(GPUS[gpu], batch_size)
+    known = [estimator.hours(cell, models[cell.key]) for cell in left]
+    hours = [value for value in known if value is not None]
+    if not hours:
+        return
+    rest = f"; {len(known) - len(hours)} cells are of unknown size" if None in known else ""
+    console.print(
+        f"roughly {sum(hours):,.0f} GPU hours on one {GPUS[gpu].name}{rest}. Not measured: typical "
+        f"questions at {EFFICIENCY:.0%} of its peak, accelerated models taken for no faster, "
+        "loading and calibration left out",
+        highlight=False,
+    )
+
+
+def _print_unsupported(console: Console, plan: Plan, each: bool) -> None:
+    from rich.markup import escape
+
+    told: dict[str, int] = {}
+    for item in plan.unsupported:
+        condition = item.condition
+        where = condition.label if each else f"{condition.stack} · {condition.model}"
+        told[f"{where}: {item.reason}"] = told.get(f"{where}: {item.reason}", 0) + 1
+    for why, count in told.items():
+        cells = f" ({count} cells)" if count > 1 else ""
+        console.print(f"[red]unsupported[/] {escape(why)}{cells}")
+
+
+def _table(*names: str) -> Any:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name in names:
+        numeric = name in ("instances", "cells") or (name == "in the store" and len(names) > 4)
+        table.add_column(name, justify="right" if numeric else "left")
+    return table

@@ -208,6 +208,13 @@ class Model(Component[M]):
     def open(self, request: LoadRequest) -> AbstractContextManager[LoadedModel]:
         """Load the model; leaving the context frees it."""
 
+    def outline(self) -> tuple[LoadRequest, ModelInfo] | None:
+        """Tell what is known of `request` and `describe` without the checkpoint, for planning.
+
+        Must not import torch. The default is None: the checkpoint has to be there.
+        """
+        return None
+
     def architecture(self) -> Architecture | None:
         """State the sizes from which costs follow, or None if they are not known.
 

@@ -3,12 +3,16 @@
 from stabfw.plan.cells import Cell, Fit, Member, Plan, Session, Unsupported, make_plan
 from stabfw.plan.conditions import Condition, Role
 from stabfw.plan.datasets import Dataset, Row
+from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
 
 __all__ = [
+    "EFFICIENCY",
+    "GPUS",
     "Cell",
     "Condition",
     "Dataset",
+    "Estimator",
     "Fit",
     "Member",
     "Plan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from stabfw.components import (
@@ -19,10 +19,10 @@ from stabfw.components import (
     ModelInfo,
     Perturbation,
 )
-from stabfw.errors import PluginError, SpecError, blaming
+from stabfw.errors import DataError, PluginError, SpecError, blaming
 from stabfw.plan.batches import Batches, batch_plan
 from stabfw.plan.conditions import BASELINE, CLEAN, Condition, Role
-from stabfw.plan.datasets import Dataset, Row, open_dataset
+from stabfw.plan.datasets import Dataset, Row, open_dataset, outline_dataset
 from stabfw.plan.environment import environment
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, components, label
@@ -144,6 +144,8 @@ class Plan:
         unsupported: Cells that cannot run.
         fits: Calibrations to run first; afterwards the plan has to be made anew.
         notices: Sentences for the user.
+        missing: What is not on this machine, and what to do about it. Only an outline has such;
+            its keys are not those that a run would find.
     """
 
     sessions: tuple[Session, ...]
@@ -152,6 +154,7 @@ class Plan:
     unsupported: tuple[Unsupported, ...]
     fits: tuple[Fit, ...]
     notices: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -169,13 +172,16 @@ def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
     }
 
 
-def make_plan(spec: ExperimentSpec, registry: Registry, store: Store) -> Plan:
+def make_plan(
+    spec: ExperimentSpec, registry: Registry, store: Store, *, outline: bool = False
+) -> Plan:
     """Lay out the cells of an experiment and their keys. Loads no model.
 
     Args:
         spec: What the user asks for.
         registry: Where components come from.
         store: Holds the descriptions of data sets and the artefacts of earlier calibrations.
+        outline: Be content with what is known of data and checkpoints that are not here.
 
     Returns:
         The plan.
@@ -185,7 +191,7 @@ def make_plan(spec: ExperimentSpec, registry: Registry, store: Store) -> Plan:
             data shares an image with what is evaluated.
         DataError: A model's or benchmark's files are missing or unreadable.
     """
-    return _Planner(spec, registry, store).plan()
+    return _Planner(spec, registry, store, outline).plan()
 
 
 @dataclass(frozen=True)
@@ -212,8 +218,14 @@ class _Scenario:
 
 
 class _Planner:
-    def __init__(self, spec: ExperimentSpec, registry: Registry, store: Store) -> None:
+    def __init__(
+        self, spec: ExperimentSpec, registry: Registry, store: Store, outline: bool
+    ) -> None:
         self.spec = spec
+        self.outline = outline
+        self.missing: list[str] = []
+        # Asked for each of thousands of cells, and slow to tell.
+        self.environment = cache(environment)
         self.registry = registry
         self.store = store
         self.notices: list[str] = []
@@ -245,6 +257,7 @@ class _Planner:
             unsupported=tuple(self.unsupported),
             fits=tuple(self.fits.values()),
             notices=tuple(dict.fromkeys(filter(None, self.notices))),
+            missing=tuple(dict.fromkeys(self.missing)),
         )
 
     # What the spec names
@@ -252,16 +265,34 @@ class _Planner:
     def _dataset(self, config: Any) -> Dataset:
         benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         self.notices.append(benchmark.notice)
-        dataset = open_dataset(self.store, label(config), config.type, benchmark)
+        dataset = self._open(label(config), config.type, benchmark)
         if self.spec.generation.mode == "likelihood":
             _refuse_free_answers(dataset)
         return dataset
 
+    def _open(self, name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset:
+        try:
+            return open_dataset(self.store, name, kind, benchmark)
+        except DataError as error:
+            known = outline_dataset(name, kind, benchmark) if self.outline else None
+            if known is None:
+                raise
+            self.missing.append(str(error))
+            return known
+
     def _model(self, config: Any) -> _Model:
         model = _as(Model, components(self.registry, Kind.MODEL, config))
         self.notices.append(model.notice)
-        request = model.request()
-        return _Model(label(config), model, request, model.describe(request))
+        try:
+            request = model.request()
+            info = model.describe(request)
+        except DataError as error:
+            known = model.outline() if self.outline else None
+            if known is None:
+                raise
+            self.missing.append(str(error))
+            request, info = known
+        return _Model(label(config), model, request, info)
 
     def _scenarios(self, datasets: Sequence[Dataset]) -> list[_Scenario]:
         chains = [
@@ -327,7 +358,7 @@ class _Planner:
     def _baseline(self, model: _Model, request: LoadRequest, scenario: _Scenario) -> str:
         circumstance = _circumstance(model.request, request)
         floor = self.spec.controls.noise_floor
-        if floor and len(scenario.dataset.rows) <= self.spec.batch_size:
+        if floor and scenario.dataset.size <= self.spec.batch_size:
             self.notices.append(
                 f"{scenario.dataset.name}: all instances fit into one batch, so its noise floor "
                 "shows no other company; choose a smaller `batch_size` or more instances"
@@ -413,7 +444,7 @@ class _Planner:
         load = {
             "model": _model_fields(model, request),
             "load": {k: v for k, v in asdict(request).items() if k not in ("source", "revision")},
-            "environment": environment(request.device),
+            "environment": self.environment(request.device),
         }
         cell_fields = {
             **load,
@@ -427,7 +458,8 @@ class _Planner:
             "seed": scenario.seed if scenario.perturbations else None,
             "generation": {"mode": generation.mode, **asdict(options)},
             "parent": parent,
-            "batches": digest(batches),
+            # An outline has no instances to tell one composition from another.
+            "batches": digest(batches if rows else condition.repeat),
         }
         cell = Cell(
             condition=condition,
@@ -473,9 +505,7 @@ class _Planner:
         config = wanted.benchmark
         component = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         benchmark = type(component)(component.config.model_copy(update={"split": wanted.split}))
-        dataset = open_dataset(
-            self.store, f"{label(config)} {wanted.split}", config.type, benchmark
-        )
+        dataset = self._open(f"{label(config)} {wanted.split}", config.type, benchmark)
         rows = sorted(dataset.rows, key=lambda row: row.id)
         random.Random(f"calibration {wanted.seed}").shuffle(rows)
         chosen = rows[: wanted.limit]
@@ -507,7 +537,7 @@ class _Planner:
             [
                 _model_fields(model, request),
                 asdict(request),
-                environment(request.device),
+                self.environment(request.device),
                 component_fields(member.type, member.component),
                 [[i, rows[i].prompt] for i in ids],
             ]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stabfw.components import Benchmark, Instance
+from stabfw.components import Benchmark, Instance, Outline
 from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
@@ -55,7 +55,8 @@ class Dataset:
         type: Name of its plugin.
         benchmark: The component.
         split: The split.
-        rows: Its instances, in order.
+        rows: Its instances, in order; empty where only the outline is known.
+        outline: How much it holds, where that is known without the data.
     """
 
     name: str
@@ -63,6 +64,14 @@ class Dataset:
     benchmark: Benchmark[Any]
     split: str
     rows: tuple[Row, ...]
+    outline: Outline | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of its instances."""
+        if self.rows or self.outline is None:
+            return len(self.rows)
+        return self.outline.instances
 
     @cached_property
     def inputs(self) -> str:
@@ -74,6 +83,26 @@ class Dataset:
         """Version of how answers are read and scored, gold labels included."""
         gold = [[row.id, row.references] for row in self.rows]
         return digest([self.type, self.benchmark.scorer_version, gold])[:16]
+
+
+def outline_dataset(name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset | None:
+    """Describe a benchmark without its data, or None if nothing is known of it.
+
+    Raises:
+        SpecError: If the benchmark has no such split.
+    """
+    split = _split(name, benchmark)
+    outline = benchmark.outline(split)
+    return None if outline is None else Dataset(name, kind, benchmark, split, (), outline)
+
+
+def _split(name: str, benchmark: Benchmark[Any]) -> str:
+    split = benchmark.config.split or benchmark.splits[0]
+    if split not in benchmark.splits:
+        raise SpecError(
+            f"benchmark '{name}' has no split '{split}'; it has {', '.join(benchmark.splits)}"
+        )
+    return split
 
 
 def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset:
@@ -92,11 +121,7 @@ def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) 
         DataError: If the data is missing, not as expected, or has an instance twice.
         SpecError: If the benchmark has no such split.
     """
-    split = benchmark.config.split or benchmark.splits[0]
-    if split not in benchmark.splits:
-        raise SpecError(
-            f"benchmark '{name}' has no split '{split}'; it has {', '.join(benchmark.splits)}"
-        )
+    split = _split(name, benchmark)
     fingerprint = digest(
         [
             _FORMAT,
@@ -115,7 +140,7 @@ def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) 
         _check(name, rows)
         if keeps:
             store.put_dataset(fingerprint, [asdict(row) for row in rows])
-    return Dataset(name=name, type=kind, benchmark=benchmark, split=split, rows=rows)
+    return Dataset(name, kind, benchmark, split, rows, benchmark.outline(split))
 
 
 def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -42,6 +42,7 @@ from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
+from stabfw.spec import Published
 from stabfw.store import Outcome, Store
 
 _SLICE_METRICS = (
@@ -128,6 +129,7 @@ def measure(
     estimand: str,
     failures: Iterable[Failure] = (),
     metrics: Sequence[tuple[str, Metric[Any]]] = (),
+    published: Sequence[Published] = (),
 ) -> Measured:
     """Compute the results of an experiment from the store alone.
 
@@ -142,6 +144,7 @@ def measure(
         estimand: `matched` or `deployed`.
         failures: Cells that failed in this run.
         metrics: Metric plugins with their names.
+        published: Accuracies that others report of the baselines.
 
     Returns:
         Results and the outcomes behind them. Cells that are not finished are left out.
@@ -153,24 +156,50 @@ def measure(
         for condition in plan.named
         if condition.role in _COMPARED and (comparison := measuring.compare(condition))
     ]
+    cells = tuple(
+        _cell_result(store, condition, done[key])
+        for condition, key in plan.named.items()
+        # What scores the answers of a baseline has none of its own.
+        if key in done and condition.role is not Role.LIKELIHOOD
+    )
+    types = {cell.dataset.name: cell.dataset.type for cell in plan.cells}
     results = Results(
         name=name,
         spec_hash=spec_hash,
         estimand=estimand,
-        cells=tuple(
-            _cell_result(store, condition, done[key])
-            for condition, key in plan.named.items()
-            # What scores the answers of a baseline has none of its own.
-            if key in done and condition.role is not Role.LIKELIHOOD
-        ),
+        cells=cells,
         comparisons=tuple(comparisons),
         failures=(
             *failures,
             *(Failure(item.condition, "unsupported", item.reason) for item in plan.unsupported),
         ),
-        notices=(*plan.notices, *measuring.notices()),
+        notices=(*plan.notices, *_off_published(cells, types, published), *measuring.notices()),
     )
     return Measured(results, done, measuring.pairs)
+
+
+def _off_published(
+    cells: Iterable[CellResult], types: Mapping[str, str], published: Sequence[Published]
+) -> Iterator[str]:
+    """Say which baselines are further from what is reported than tolerance and interval allow."""
+    for cell in cells:
+        condition = cell.condition
+        if condition.role is not Role.BASELINE or condition.perturbation != CLEAN:
+            continue
+        for item in published:
+            if (item.model, item.benchmark) != (condition.model, types[condition.benchmark]):
+                continue
+            found = cell.accuracy
+            if found.value is None or found.low is None or found.high is None:
+                continue
+            near = (item.accuracy - item.tolerance, item.accuracy + item.tolerance)
+            if found.high < near[0] or found.low > near[1]:
+                yield (
+                    f"{condition.model} on {condition.benchmark}: accuracy {found.value:.1%} "
+                    f"[{found.low:.1%}, {found.high:.1%}], but {item.accuracy:.1%} ± "
+                    f"{item.tolerance:.1%} is reported ({item.source}); find out why before "
+                    "reading how answers change"
+                )
 
 
 def load_outcomes(plan: Plan, store: Store) -> dict[str, CellOutcomes]:

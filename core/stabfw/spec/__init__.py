@@ -20,6 +20,7 @@ from stabfw.spec.models import (
     ExperimentSpec,
     Generation,
     NoiseFloor,
+    Published,
     Tracking,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "ExperimentSpec",
     "Generation",
     "NoiseFloor",
+    "Published",
     "SelectedAccelerator",
     "SelectedBenchmark",
     "SelectedMetric",

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -107,6 +108,16 @@ class Controls(Section):
         description="Under each accelerator, the log-likelihood of the baseline's answers: drift "
         "that shows before any answer changes. It costs about as much as the accelerated answers.",
     )
+
+
+class Published(Section):
+    """An accuracy that others report; a baseline far from it is asked or loaded differently."""
+
+    model: str = Field(description="A model of this spec, by its name in results.")
+    benchmark: str = Field(description="A benchmark of this spec, by its `type`.")
+    accuracy: float = Field(ge=0, le=1, description="The reported accuracy.")
+    tolerance: float = Field(default=0.03, ge=0, le=1, description="How far off it may be.")
+    source: str = Field(min_length=1, description="Where it is reported.")
 
 
 class Generation(Section):
@@ -214,6 +225,9 @@ class ExperimentSpec(Section):
     batch_size: Count = Field(
         default=8, description="Instances in a batch; never changed silently."
     )
+    published: tuple[Published, ...] = Field(
+        default=(), description="Reported accuracies, against which the baselines are held."
+    )
     metrics: tuple[MetricChoice, ...] = Field(
         default=(), description="Metrics beyond the built-in ones."
     )
@@ -242,6 +256,25 @@ class ExperimentSpec(Section):
     @classmethod
     def _seeds_differ(cls, seeds: tuple[Seed, ...]) -> tuple[Seed, ...]:
         return _distinct(seeds, str, "seed", "leave one out")
+
+    @field_validator("published")
+    @classmethod
+    def _published_are_asked(
+        cls, items: tuple[Published, ...], info: ValidationInfo
+    ) -> tuple[Published, ...]:
+        known = {
+            "model": {label(item) for item in info.data.get("models", ())},
+            "benchmark": {item.type for item in info.data.get("benchmarks", ())},
+        }
+        for item in items:
+            for field, names in known.items():
+                # Without names, these were wrong themselves and are complained of already.
+                if names and (name := getattr(item, field)) not in names:
+                    raise PydanticCustomError(
+                        "published",
+                        f"there is no {field} '{name}' in this spec: {', '.join(sorted(names))}",
+                    )
+        return items
 
     def dump(self) -> dict[str, Any]:
         """The spec as plain JSON-compatible values, defaults included; `parse_spec` takes it."""

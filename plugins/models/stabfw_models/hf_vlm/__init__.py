@@ -109,7 +109,18 @@ class HfModel(Model[M]):
         Raises:
             DataError: If the checkpoint is missing.
         """
-        checkpoint = self.checkpoint()
+        return self._request(self.checkpoint())
+
+    def outline(self) -> tuple[LoadRequest, ModelInfo]:
+        """Tell it from the config files alone.
+
+        Raises:
+            DataError: If they are not on this machine either.
+        """
+        configs = self.configs()
+        return self._request(configs), files.outline(configs)
+
+    def _request(self, checkpoint: files.Checkpoint) -> LoadRequest:
         device = devices.resolve_device(self.config.device)
         return LoadRequest(
             source=checkpoint.name,

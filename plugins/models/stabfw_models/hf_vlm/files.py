@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,17 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
     Raises:
         DataError: If files are missing or not readable.
     """
+    return replace(
+        outline(checkpoint), weights=checkpoint.digests(), processor=checkpoint.processor()
+    )
+
+
+def outline(checkpoint: Checkpoint) -> ModelInfo:
+    """Tell what its config alone says.
+
+    Raises:
+        DataError: If it is missing or not readable.
+    """
     config = checkpoint.config()
     family = str(config["model_type"])
     text = config.get("text_config") or config
@@ -238,8 +249,6 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
         has_anatomy=family in ANATOMY_FAMILIES,
         no_reduction=ANATOMY_FAMILIES.get(family, ""),
         can_score=True,
-        weights=checkpoint.digests(),
-        processor=checkpoint.processor(),
     )
 
 
