@@ -24,12 +24,17 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 #: Tried where there is what they need: another checkpoint, one of their family, a server.
 TRIED_ELSEWHERE = {"llava-next", "openai-endpoint", "qwen2-vl", "qwen2.5-vl", "replace"}
+#: What a method is known not to keep to.
+FAILURES: Mapping[str, Mapping[str, str]] = {
+    "llm-int8": {"check_batch_equals_single": "outliers are looked for in the whole batch"},
+}
 TINY = TinyLlava(TinyConfig(device="cpu", threads=1))
 
 
 @parametrize_with_checks(
     [(kind, name, CONFIGS.get(name)) for kind, name in BUILT_IN if name not in TRIED_ELSEWHERE],
     registry=REGISTRY,
+    expected_failures=FAILURES,
     model=TINY,
 )
 def test_conformance(check: BoundCheck) -> None:
