@@ -1,4 +1,4 @@
-"""HQQ and int8 change the weights, shrink them, and leave most answers as they were."""
+"""Quantizers change the weights, shrink them, and leave most answers as they were."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import stabfw_accelerators.bitsandbytes
 import stabfw_accelerators.hqq
 import stabfw_accelerators.int8
 import torch
-from stabfw.components import Accelerator, ModelInfo, Prediction, Slot
+from bitsandbytes.functional import dequantize_4bit
+from stabfw.components import Accelerator, LoadRequest, ModelInfo, Prediction, Slot
 from stabfw.components.patch import weights_digest
 from stabfw.errors import UnsupportedError
+from stabfw_accelerators.bitsandbytes import LlmInt8, LlmInt8Config, Nf4, Nf4Config
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
 from stabfw_models.tiny import TinyConfig, TinyLlava
@@ -34,6 +37,9 @@ CASES = [
     pytest.param(Hqq(HqqConfig(bits=4)), 0.2, 0.8, id="hqq-4"),
     pytest.param(Hqq(HqqConfig(bits=3)), 0.15, 0.7, id="hqq-3"),
     pytest.param(Hqq(HqqConfig(bits=2)), 0.1, 0.5, id="hqq-2"),
+    pytest.param(LlmInt8(LlmInt8Config()), 0.26, 0.9, id="llm-int8"),
+    pytest.param(Nf4(Nf4Config()), 0.15, 0.8, id="nf4"),
+    pytest.param(Nf4(Nf4Config(double_quant=True)), 0.135, 0.8, id="nf4-double"),
 ]
 
 
@@ -69,7 +75,15 @@ def test_fewer_bits_are_further_from_the_weights(tiny: Any) -> None:
     assert errors[0] < 0.01 * float(weight.abs().mean())
 
 
-@pytest.mark.parametrize("accelerator", [Int8(Int8Config()), Hqq(HqqConfig(bits=4))])
+@pytest.mark.parametrize(
+    "accelerator",
+    [
+        Int8(Int8Config()),
+        Hqq(HqqConfig(bits=4)),
+        LlmInt8(LlmInt8Config()),
+        Nf4(Nf4Config(double_quant=True)),
+    ],
+)
 def test_quantizing_is_deterministic(accelerator: Accelerator[Any], tiny: Any, ask: Ask) -> None:
     runs = []
     for _ in range(2):
@@ -79,7 +93,7 @@ def test_quantizing_is_deterministic(accelerator: Accelerator[Any], tiny: Any, a
     assert runs[0][0] != weights_digest(tiny.module)
 
 
-@pytest.mark.parametrize("cls", [Int8, Hqq])
+@pytest.mark.parametrize("cls", [Int8, Hqq, LlmInt8, Nf4])
 def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
     def changed(**parts: bool) -> set[str]:
         accelerator = cls(cls.config_cls(**parts))
@@ -115,7 +129,10 @@ def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
         assert accelerator.report(model)["bytes_before"] == 6 * (4 * 128**2 + 3 * 128 * 384) * 2
 
 
-@pytest.mark.parametrize("accelerator", [Int8(Int8Config()), Hqq(HqqConfig())])
+@pytest.mark.parametrize(
+    "accelerator",
+    [Int8(Int8Config()), Hqq(HqqConfig()), LlmInt8(LlmInt8Config()), Nf4(Nf4Config())],
+)
 def test_untouched_model_is_reported_as_not_engaged(
     accelerator: Accelerator[Any], tiny: Any
 ) -> None:
@@ -128,6 +145,8 @@ def test_untouched_model_is_reported_as_not_engaged(
     [
         (stabfw_accelerators.int8, Int8(Int8Config()), "int8"),
         (stabfw_accelerators.hqq, Hqq(HqqConfig()), "hqq"),
+        (stabfw_accelerators.bitsandbytes, LlmInt8(LlmInt8Config()), "llm-int8"),
+        (stabfw_accelerators.bitsandbytes, Nf4(Nf4Config()), "nf4"),
     ],
 )
 def test_support(
@@ -142,3 +161,40 @@ def test_support(
     assert "decoder" in str(accelerator.supports(ModelInfo("idefics3"), tiny.request))
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     assert f'pip install "stabfw[{extra}]"' in str(accelerator.supports(tiny.info, tiny.request))
+
+
+def test_nf4_multiplies_in_the_dtype_of_the_model_on_any_cpu() -> None:
+    """Where a CPU can, bitsandbytes would round the activations to bfloat16 on its own."""
+    with quantized(Nf4(Nf4Config(head=True))) as model:
+        layer = model.module.lm_head
+        assert layer.out_features % 32, "the kernel for such CPUs would refuse other sizes"
+        states = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            found = layer(states)
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert torch.allclose(found, states @ weight.T, atol=1e-5)
+
+
+def test_llm_int8_leaves_columns_with_outliers_as_they_are() -> None:
+    """Without it, one outlier would take the eight bits from all other activations of a token."""
+    states = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    states[:, 7] = 60.0
+    errors = {}
+    for threshold in (0.0, 6.0):
+        with quantized(LlmInt8(LlmInt8Config(threshold=threshold))) as model:
+            layer = model.module.model.language_model.layers[0].mlp.up_proj
+            with torch.inference_mode():
+                found = layer(states)
+            weight = layer.state.CB * layer.state.SCB[:, None] / 127
+        errors[threshold] = float((found - states @ weight.T).abs().mean())
+    assert errors[6.0] < 0.1 * errors[0.0]
+
+
+def test_quantizing_while_loading_keeps_the_place_that_was_asked_for() -> None:
+    accelerator = Nf4(Nf4Config())
+    there = accelerator.on_load(LoadRequest("x", device="cuda:1", dtype="bfloat16"))
+    assert there.options["device_map"] == {"": "cuda:1"}
+    assert there.options["quantization_config"]["bnb_4bit_compute_dtype"] == "bfloat16"
+    spread = accelerator.on_load(LoadRequest("x", options={"device_map": "auto"}))
+    assert spread.options["device_map"] == "auto"
+    assert (there.dtype, there.device) == ("bfloat16", "cuda:1")

@@ -11,6 +11,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+from bitsandbytes.nn import Linear4bit
 from stabfw.components import GenerationOptions, Image, Kind, Model, Prompt
 from stabfw.components.patch import Patch
 from stabfw.errors import DataError, UnsupportedError
@@ -104,6 +105,58 @@ def test_accelerators_keep_to_the_contracts(
     assert [r for r in results if not r.status.good] == []
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "config"),
+    # With a threshold, outliers are looked for in the whole batch, which one check is against.
+    [("llm-int8", {"threshold": 0}), ("nf4", {})],
+    ids=["llm-int8", "nf4"],
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_quantizers_while_loading_keep_to_the_contracts(
+    plugin: str,
+    accelerator: str,
+    config: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    registry: Registry,
+) -> None:
+    made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
+    results = run_checks("accelerator", accelerator, config, registry, model=made)
+    assert [r for r in results if not r.status.good] == []
+
+
+@pytest.mark.parametrize("vision", [False, True], ids=["decoder", "vision"])
+@pytest.mark.parametrize("family", sorted(ANATOMY_FAMILIES.keys() & checkpoints.FAMILIES.keys()))
+def test_quantizing_while_loading_finds_the_same_layers_as_in_memory(
+    family: str, vision: bool, checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    made = model(registry, "hf-vlm", checkpoint(family))
+    chosen = registry.load(Kind.ACCELERATOR, "nf4")
+    nf4 = chosen(chosen.config_cls(vision=vision))
+    with made.open(made.request()) as loaded:
+        expected = set(chosen_linears(loaded, vision=vision, head=False))
+    with made.open(nf4.on_load(made.request())) as loaded:
+        nf4.transform(loaded, None)
+        assert loaded.module is not None
+        found = {n for n, m in loaded.module.named_modules() if isinstance(m, Linear4bit)}
+        assert nf4.report(loaded)["quantized_layers"] == len(expected)
+    assert found == expected
+
+
+def test_output_projection_that_is_the_embedding_cannot_be_quantized_while_loading(
+    checkpoint: Callable[[str], Path], registry: Registry
+) -> None:
+    made = model(registry, "hf-vlm", checkpoint("internvl"))
+    for name in ("llm-int8", "nf4"):
+        chosen = registry.load(Kind.ACCELERATOR, name)
+        accelerator = chosen(chosen.config_cls(head=True))
+        with (
+            made.open(accelerator.on_load(made.request())) as loaded,
+            pytest.raises(UnsupportedError, match="lm_head shares its weight"),
+        ):
+            accelerator.transform(loaded, None)
+
+
 BEYOND = sorted(checkpoints.FAMILIES.keys() - set(PLUGINS.values()))
 
 
@@ -143,6 +196,7 @@ def test_one_spec_compares_all_families(registry: Registry, tmp_path: Path) -> N
             "stacks": {
                 "fastv": [{"type": "fastv", "layer": 1, "keep_ratio": 0.25}],
                 "hqq+fastv": [{"type": "hqq", "bits": 3, "group_size": 16}, "fastv"],
+                "nf4+fastv": ["nf4", "fastv"],
             },
             "benchmarks": [{"type": "shapes", "limit": 24}],
             "controls": {"noise_floor": {"repeats": 1}},
@@ -156,7 +210,7 @@ def test_one_spec_compares_all_families(registry: Registry, tmp_path: Path) -> N
     )
     results = run(spec, registry=registry).results
     assert results.failures == ()
-    assert len(results.comparisons) == 8
+    assert len(results.comparisons) == 12
     assert all(c.floor["divergence_ratio"].value == 0 for c in results.comparisons)
     assert any(c.metrics["divergence_ratio"].value for c in results.comparisons)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from stabfw.components import GenerationOptions, Image, Prompt
 from stabfw.components.patch import Patch
 from stabfw.errors import DataError
+from stabfw_accelerators.bitsandbytes import Nf4, Nf4Config
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_models.llava_med import LlavaMed, LlavaMedConfig
@@ -260,6 +261,14 @@ def test_accelerators_work_on_it(original: Path) -> None:
         assert loaded.generate(encoded, options)[0].logprobs == before[0].logprobs
         Hqq(HqqConfig(bits=4, group_size=32)).transform(loaded, None)
         assert loaded.generate(encoded, options)[0].logprobs != before[0].logprobs
+
+
+def test_it_can_be_quantized_while_it_is_loaded(original: Path) -> None:
+    model, nf4 = _model(original), Nf4(Nf4Config())
+    with model.open(nf4.on_load(model.request())) as loaded:
+        nf4.transform(loaded, None)
+        assert loaded.generate(loaded.encode(_prompts(1)), GenerationOptions(max_new_tokens=2))
+        assert nf4.report(loaded)["quantized_layers"] == 4 * 7
 
 
 def test_it_is_described_from_its_files(original: Path) -> None:

@@ -144,9 +144,9 @@ class HfModel(Model[M]):
             DataError: If files are missing or the checkpoint has no processor or chat template.
             RunError: If the device is not there.
         """
-        # transformers imports torchao where it is installed, which then complains of libraries
-        # for other hardware; what matters is raised as an error.
-        for name in ("torchao", "torch.utils._pytree"):
+        # transformers imports these where they are installed, which then complain of libraries for
+        # other hardware; what matters is raised as an error.
+        for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
             logging.getLogger(name).setLevel(logging.ERROR)
         from stabfw_models.hf_vlm.loaded import opened
 
