@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from stabfw.components import Accelerator, ModelInfo, Prediction
+from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.divprune.method import diverse
 from stabfw_accelerators.random_drop import RandomDropConfig
+from stabfw_accelerators.vtw import Vtw, VtwConfig
 
 Ask = Callable[..., list[Prediction]]
 
@@ -27,6 +28,8 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
     ("method", "counts"),
     [
         pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), (16,) * 6, id="divprune"),
+        pytest.param(Vtw(VtwConfig()), (64, 64, 0, 0, 0, 0), id="vtw"),
+        pytest.param(Vtw(VtwConfig(layer=5)), (64, 64, 64, 64, 64, 0), id="vtw-deep"),
     ],
 )
 def test_tokens_are_dropped_where_they_should_and_whatever_the_batch(
@@ -99,3 +102,46 @@ class TestDivPrune:
         assert "cannot be renumbered" in str(renumbered.supports(info, tiny.request))
         assert renumbered.supports(tiny.info, tiny.request) is None
         assert DivPrune(DivPruneConfig()).supports(info, tiny.request) is None
+
+
+class TestVtw:
+    @pytest.mark.parametrize(
+        ("layers", "first_without"), [(32, 15), (40, 18), (28, 13), (6, 2), (4, 1), (1, 1)]
+    )
+    def test_layer_is_the_authors_at_another_depth(self, layers: int, first_without: int) -> None:
+        assert Vtw(VtwConfig()).stages(layers) == {first_without: 0}
+        assert Vtw(VtwConfig(layer=7)).stages(layers) == {7: 0}
+
+    def test_support(self, tiny: Any) -> None:
+        def reason(layer: int | None, info: ModelInfo = tiny.info) -> str:
+            return str(Vtw(VtwConfig(layer=layer)).supports(info, tiny.request))
+
+        assert reason(None) == reason(5) == "None"
+        assert "no layer 6" in reason(6)
+        assert "no layer 1" in reason(None, ModelInfo("llava", 1, has_anatomy=True))
+        assert "give `layer`" in reason(None, ModelInfo("llava", has_anatomy=True))
+        assert "parts of a paligemma" in reason(None, ModelInfo("paligemma"))
+        assert Vtw(VtwConfig()).control() is None
+
+    def test_answers_are_those_of_a_model_that_hides_the_picture(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        encoded = tiny.encode(prompts[:1])
+        ids = encoded.inputs["input_ids"]
+        length = ids.shape[1]
+        seen = torch.ones(length, length).tril().bool() & (ids[0] != tiny.anatomy.image_token_id)
+        mask = (seen | torch.eye(length).bool())[None, None]
+
+        def logits() -> torch.Tensor:
+            with torch.inference_mode():
+                told: torch.Tensor = tiny.module(**encoded.inputs).logits[0, -1]
+            return told
+
+        found = attached(Vtw(VtwConfig(layer=2)), tiny, logits)
+        tiny.reduced_tokens = ()
+        with Patch() as patch:
+            for layer in tiny.anatomy.layers[2:]:
+                patch.pre_hook(layer, lambda _, a, k: (a, k | {"attention_mask": mask}))
+            expected = logits()
+        assert torch.allclose(found, expected, atol=1e-4)
+        assert not torch.allclose(found, logits(), atol=1e-2)

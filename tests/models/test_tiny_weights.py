@@ -15,6 +15,7 @@ from stabfw.testing.bench import bits
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
+from stabfw_accelerators.vtw import Vtw, VtwConfig
 from stabfw_benchmarks.shapes import ShapesConfig, scenes
 from stabfw_models.tiny import WEIGHTS
 from stabfw_models.tiny.training import data, evaluate
@@ -122,6 +123,7 @@ def test_keeping_all_tokens_is_bit_identical(
     "accelerator",
     [
         pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), id="divprune"),
+        pytest.param(Vtw(VtwConfig()), id="vtw"),
     ],
 )
 def test_fewer_tokens_change_answers_whatever_the_batch(
