@@ -87,12 +87,33 @@ def test_answers_do_not_depend_on_the_batch(
         assert all(min(p.visual_tokens) > 0 for p in together)
 
 
+TRIED: dict[str, dict[str, Any]] = {
+    "fastv": {"keep_ratio": 0.25},
+    "hqq": {"bits": 3, "group_size": 16},
+    "int8": {},
+}
+#: Tried on one of these families by `make test`, and on all of them by `make check-all`.
+TRIED_ON_ONE: dict[str, dict[str, Any]] = {
+    "divprune": {"keep_ratio": 0.25},
+    "vtw": {},
+}
+FAST = "qwen2.5-vl"
+
+
 @pytest.mark.parametrize(
-    ("accelerator", "config"),
-    [("fastv", {"keep_ratio": 0.25}), ("hqq", {"bits": 3, "group_size": 16}), ("int8", {})],
-    ids=["fastv", "hqq", "int8"],
+    ("plugin", "accelerator", "config"),
+    [
+        pytest.param(
+            plugin,
+            accelerator,
+            config,
+            id=f"{plugin}-{accelerator}",
+            marks=[pytest.mark.slow] if accelerator in TRIED_ON_ONE and plugin != FAST else [],
+        )
+        for plugin in PLUGINS
+        for accelerator, config in {**TRIED, **TRIED_ON_ONE}.items()
+    ],
 )
-@pytest.mark.parametrize("plugin", PLUGINS)
 def test_accelerators_keep_to_the_contracts(
     plugin: str,
     accelerator: str,

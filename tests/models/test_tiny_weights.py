@@ -12,8 +12,10 @@ import torch
 from stabfw.components import Accelerator, Encoded, GenerationOptions, Image, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.testing.bench import bits
+from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
+from stabfw_accelerators.vtw import Vtw, VtwConfig
 from stabfw_benchmarks.shapes import ShapesConfig, scenes
 from stabfw_models.tiny import WEIGHTS
 from stabfw_models.tiny.training import data, evaluate
@@ -115,6 +117,28 @@ def test_keeping_all_tokens_is_bit_identical(
         accelerator.attach(loaded, None, patch)
         kept = ask(loaded, asked, 8)
     assert list(map(bits, kept)) == list(map(bits, ask(loaded, asked, 8)))
+
+
+@pytest.mark.parametrize(
+    "accelerator",
+    [
+        pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), id="divprune"),
+        pytest.param(Vtw(VtwConfig()), id="vtw"),
+    ],
+)
+def test_fewer_tokens_change_answers_whatever_the_batch(
+    accelerator: Accelerator[Any], architecture: Architecture, loaded: Any
+) -> None:
+    asked = scene_prompts(architecture)
+    assert accelerator.supports(loaded.info, loaded.request) is None
+    with Patch() as patch:
+        accelerator.attach(loaded, None, patch)
+        eight, one = ask(loaded, asked, 8), ask(loaded, asked, 1)
+    assert accelerator.report(loaded)["engaged"] is True
+    assert [p.token_ids for p in eight] == [p.token_ids for p in one]
+    assert [p.visual_tokens for p in eight] == [p.visual_tokens for p in one]
+    whole = ask(loaded, asked, 8)
+    assert all(a.top != b.top for a, b in zip(eight, whole, strict=True))
 
 
 def test_training_reads_what_the_processor_gives(architecture: Architecture, loaded: Any) -> None:

@@ -32,6 +32,8 @@ class ModelInfo:
         has_anatomy: Whether the loaded model can state its anatomy.
         no_reduction: Why visual tokens cannot be dropped although the parts are known; empty if
             they can.
+        multimodal_positions: Whether tokens have several rotary positions (M-RoPE), which cannot
+            be renumbered when tokens are dropped.
         can_score: Whether the loaded model can score answers that it is given.
         weights: sha256 of every file that decides the answers, by name.
         processor: Class of the processor, its image back end included.
@@ -42,6 +44,7 @@ class ModelInfo:
     visual_tokens: int | None = None
     has_anatomy: bool = False
     no_reduction: str = ""
+    multimodal_positions: bool = False
     can_score: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""

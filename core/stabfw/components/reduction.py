@@ -197,10 +197,28 @@ def budget(visual_tokens: int, keep_ratio: float) -> int:
     return max(1, round(visual_tokens * keep_ratio))
 
 
-def why_not(info: ModelInfo, layer: int) -> str | None:
+def keep_highest(scores: torch.Tensor, count: int) -> Reduction:
+    """Keep the tokens with the highest scores, in their order.
+
+    Of equal scores the earlier ones are kept, so the choice does not depend on how a device sorts.
+
+    Args:
+        scores: One for each visual token, of shape (visual tokens,).
+        count: How many tokens are kept.
+    """
+    ranked = scores.argsort(descending=True, stable=True)
+    return Reduction(ranked[:count].sort().values)
+
+
+def why_not(info: ModelInfo, layer: int, positions: Positions = "keep") -> str | None:
     """Say why tokens of a model cannot be dropped before a layer, or None if they can.
 
     For `Accelerator.supports`, before the model is loaded.
+
+    Args:
+        info: What is known of the model.
+        layer: The last layer before which tokens are dropped.
+        positions: As for `reduce_visual_tokens`.
     """
     if not info.has_anatomy:
         return f"the parts of a {info.family} model are not known, so its tokens cannot be dropped"
@@ -208,6 +226,8 @@ def why_not(info: ModelInfo, layer: int) -> str | None:
         return f"visual tokens cannot be dropped: {info.no_reduction}"
     if info.layers is not None and layer >= info.layers:
         return f"there is no layer {layer}: the model has layers 0 to {info.layers - 1}"
+    if positions == "renumber" and info.multimodal_positions:
+        return "multimodal rotary positions cannot be renumbered: leave `positions` at `keep`"
     return None
 
 

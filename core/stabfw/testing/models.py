@@ -67,6 +67,12 @@ def check_described_is_observed(subject: Subject) -> None:
                 info.layers == len(anatomy.layers),
                 f"{subject} is described with {info.layers} layers, but has {len(anatomy.layers)}",
             )
+            rotary = getattr(anatomy.decoder.config, "rope_parameters", None) or {}
+            require(
+                info.multimodal_positions == ("mrope_section" in rotary),
+                f"{subject} is described with multimodal_positions={info.multimodal_positions}, "
+                f"but its rotary positions are {dict(rotary)}",
+            )
         counts = {count for answer in answers(model) for count in answer.visual_tokens}
         if info.visual_tokens is not None and counts:
             require(

@@ -6,24 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from stabfw.components import (
-    Accelerator,
-    AcceleratorConfig,
-    Artefact,
-    Fidelity,
-    LoadedModel,
-    LoadRequest,
-    ModelInfo,
-    Slot,
-)
-from stabfw.components.reduction import Tally, reduce_visual_tokens, why_not
+from stabfw.components import Accelerator
 from stabfw.registry import hookimpl
 
+from stabfw_accelerators.token_reduction import TokenReduction, TokenReductionConfig
+
 if TYPE_CHECKING:
-    from stabfw.components.patch import Patch
+    from stabfw.components.reduction import Positions, Select
 
 
-class FastVConfig(AcceleratorConfig):
+class FastVConfig(TokenReductionConfig):
     """Config of `fastv`."""
 
     layer: int = Field(
@@ -34,7 +26,7 @@ class FastVConfig(AcceleratorConfig):
     )
 
 
-class FastV(Accelerator[FastVConfig]):
+class FastV(TokenReduction[FastVConfig]):
     """Keeps the visual tokens with the highest attention from the last token.
 
     Chen et al., 2024, "An Image is Worth 1/2 Tokens After Layer 2" (ECCV 2024), section 4.1:
@@ -48,34 +40,21 @@ class FastV(Accelerator[FastVConfig]):
     """
 
     config_cls: ClassVar[type[FastVConfig]] = FastVConfig
-    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.VISUAL_TOKENS})
-    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
+    authors_positions: ClassVar[Positions | None] = "keep"
 
-    _tally: Tally | None = None
+    def stages(self, layers: int | None) -> Mapping[int, float]:
+        """One stage, at `layer`."""
+        return {self.config.layer: self.config.keep_ratio}
 
-    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
-        """Any model with an anatomy and more layers than `layer`."""
-        return why_not(info, self.config.layer)
-
-    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
-        """Drop tokens before `layer` until the patch ends."""
+    def select(self, layer: int, keep_ratio: float) -> Select:
+        """Keep what is attended to most in the layer before."""
         from stabfw_accelerators.fastv.method import most_attended
 
-        select = most_attended(self.config.keep_ratio)
-        self._tally = reduce_visual_tokens(model, {self.config.layer: select}, patch)
-
-    def report(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Tell how many visual tokens there were on average, and how many were kept."""
-        faithful = model.info.family == "llava"
-        return {
-            **(self._tally or Tally()).report(),
-            "layer": self.config.layer,
-            "fidelity": (Fidelity.FAITHFUL if faithful else Fidelity.ADAPTED).value,
-        }
+        return most_attended(keep_ratio)
 
     def control(self) -> tuple[str, Mapping[str, Any]]:
         """Dropping as many tokens at random at the same layer."""
-        return "random-drop", self.config.model_dump(include={"layer", "keep_ratio"})
+        return "random-drop", self.config.model_dump(include={"layer", "keep_ratio", "positions"})
 
 
 @hookimpl

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from stabfw.components.reduction import Context, Reduction, Select, budget
+from stabfw.components.reduction import Context, Reduction, Select, budget, keep_highest
 
 
 def most_attended(keep_ratio: float) -> Select:
     """Keep the visual tokens that the last token attended to most in the layer before.
-
-    Of equally attended tokens the earlier ones are kept, so the choice does not depend on the
-    device's sorting.
 
     Args:
         keep_ratio: Share of the visual tokens that are kept, 1 - R in the paper.
@@ -17,7 +14,6 @@ def most_attended(keep_ratio: float) -> Select:
 
     def select(context: Context) -> Reduction:
         scores = context.attention(context.layer - 1)[:, 0].mean(0)
-        ranked = scores.argsort(descending=True, stable=True)
-        return Reduction(ranked[: budget(context.visual_tokens, keep_ratio)].sort().values)
+        return keep_highest(scores, budget(context.visual_tokens, keep_ratio))
 
     return select

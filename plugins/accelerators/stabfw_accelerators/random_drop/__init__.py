@@ -6,24 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from stabfw.components import (
-    Accelerator,
-    AcceleratorConfig,
-    Artefact,
-    Fidelity,
-    LoadedModel,
-    LoadRequest,
-    ModelInfo,
-    Slot,
-)
-from stabfw.components.reduction import Tally, reduce_visual_tokens, why_not
+from stabfw.components import Accelerator
 from stabfw.registry import hookimpl
 
+from stabfw_accelerators.token_reduction import TokenReduction, TokenReductionConfig
+
 if TYPE_CHECKING:
-    from stabfw.components.patch import Patch
+    from stabfw.components.reduction import Select
 
 
-class RandomDropConfig(AcceleratorConfig):
+class RandomDropConfig(TokenReductionConfig):
     """Config of `random-drop`."""
 
     layer: int = Field(
@@ -35,7 +27,7 @@ class RandomDropConfig(AcceleratorConfig):
     seed: int = Field(default=0, ge=0, description="Another seed keeps other tokens.")
 
 
-class RandomDrop(Accelerator[RandomDropConfig]):
+class RandomDrop(TokenReduction[RandomDropConfig]):
     """Keeps visual tokens at random.
 
     A method that ranks tokens has to beat this at the same layer and budget. Which tokens are
@@ -43,25 +35,16 @@ class RandomDrop(Accelerator[RandomDropConfig]):
     """
 
     config_cls: ClassVar[type[RandomDropConfig]] = RandomDropConfig
-    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.VISUAL_TOKENS})
-    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
 
-    _tally: Tally | None = None
+    def stages(self, layers: int | None) -> Mapping[int, float]:
+        """One stage, at `layer`."""
+        return {self.config.layer: self.config.keep_ratio}
 
-    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
-        """Any model with an anatomy and more layers than `layer`."""
-        return why_not(info, self.config.layer)
-
-    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
-        """Drop tokens before `layer` until the patch ends."""
+    def select(self, layer: int, keep_ratio: float) -> Select:
+        """Keep what is drawn."""
         from stabfw_accelerators.random_drop.method import at_random
 
-        select = at_random(self.config.keep_ratio, self.config.seed)
-        self._tally = reduce_visual_tokens(model, {self.config.layer: select}, patch)
-
-    def report(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Tell how many visual tokens there were on average, and how many were kept."""
-        return {**(self._tally or Tally()).report(), "layer": self.config.layer}
+        return at_random(keep_ratio, self.config.seed)
 
 
 @hookimpl

@@ -241,6 +241,8 @@ def outline(checkpoint: Checkpoint) -> ModelInfo:
     config = checkpoint.config()
     family = str(config["model_type"])
     text = config.get("text_config") or config
+    # Older files name the rotary settings otherwise.
+    rotary = text.get("rope_parameters") or text.get("rope_scaling") or {}
     layers = text.get("num_hidden_layers") or DEFAULT_LAYERS.get(text.get("model_type", ""))
     return ModelInfo(
         family=family,
@@ -248,6 +250,7 @@ def outline(checkpoint: Checkpoint) -> ModelInfo:
         visual_tokens=_clip_tokens(config) if family == "llava" else None,
         has_anatomy=family in ANATOMY_FAMILIES,
         no_reduction=ANATOMY_FAMILIES.get(family, ""),
+        multimodal_positions="mrope_section" in rotary,
         can_score=True,
     )
 

@@ -1,0 +1,67 @@
+"""Several stages at which visual tokens are dropped, evenly spread over a model if not placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from stabfw.errors import UnsupportedError
+
+Layer = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Stages(BaseModel):
+    """Where tokens are dropped, and how many are left."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[Layer, ...] | None = Field(
+        default=None,
+        description="Tokens are dropped before these decoder layers, counted from 0; by default "
+        "stages split the model evenly, so that three are at 1/4, 1/2 and 3/4 of its layers.",
+    )
+    keep_ratios: tuple[Share, ...] = Field(
+        default=(0.5, 0.25, 0.125),
+        min_length=1,
+        description="Share of the original visual tokens that is left after each stage.",
+    )
+
+    @model_validator(mode="after")
+    def _stages_follow_each_other(self) -> Stages:
+        if any(before < after for before, after in pairwise(self.keep_ratios)):
+            raise ValueError(f"keep_ratios must not rise: {list(self.keep_ratios)}")
+        if self.layers is None:
+            return self
+        if len(self.layers) != len(self.keep_ratios):
+            raise ValueError(
+                f"there are {len(self.layers)} layers, but {len(self.keep_ratios)} keep_ratios: "
+                "give one for each"
+            )
+        if any(before >= after for before, after in pairwise(self.layers)):
+            raise ValueError(f"layers must rise: {list(self.layers)}")
+        return self
+
+    def placed(self, layers: int | None) -> Mapping[int, float]:
+        """Tell the share that is left from each stage's layer on.
+
+        Args:
+            layers: Decoder layers of the model, None if unknown.
+
+        Raises:
+            UnsupportedError: If the stages cannot be spread over so many layers.
+        """
+        if self.layers is not None:
+            return dict(zip(self.layers, self.keep_ratios, strict=True))
+        parts = len(self.keep_ratios) + 1
+        if layers is None:
+            raise UnsupportedError("how many layers the model has is not known: give `layers`")
+        if layers < parts:
+            raise UnsupportedError(
+                f"{parts - 1} stages need {parts} decoder layers, but the model has {layers}"
+            )
+        return {
+            layers * (number + 1) // parts: ratio for number, ratio in enumerate(self.keep_ratios)
+        }

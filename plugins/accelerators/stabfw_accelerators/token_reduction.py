@@ -1,0 +1,94 @@
+"""What all methods that drop visual tokens have in common: everything but which tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import Field
+from stabfw.components import (
+    Accelerator,
+    AcceleratorConfig,
+    Artefact,
+    Fidelity,
+    LoadedModel,
+    LoadRequest,
+    ModelInfo,
+    Slot,
+)
+from stabfw.components.reduction import Positions, Select, Tally, reduce_visual_tokens, why_not
+from stabfw.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from stabfw.components.patch import Patch
+
+
+class TokenReductionConfig(AcceleratorConfig):
+    """What every such method lets a user choose."""
+
+    positions: Positions = Field(
+        default="keep",
+        description="Whether tokens keep their positions, or are renumbered without gaps.",
+    )
+
+
+T = TypeVar("T", bound=TokenReductionConfig)
+
+
+class TokenReduction(Accelerator[T]):
+    """A method that drops visual tokens before some decoder layers.
+
+    Attributes:
+        authors_positions: What the authors do with positions, where they evaluated LLaVA; None if
+            a method has no authors. On other families, or with other positions, a method is an
+            adaptation, and `report` says so.
+    """
+
+    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.VISUAL_TOKENS})
+    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
+    authors_positions: ClassVar[Positions | None] = None
+
+    _tally: Tally | None = None
+    _layers: tuple[int, ...] = ()
+
+    @abstractmethod
+    def stages(self, layers: int | None) -> Mapping[int, float]:
+        """Tell the share of the visual tokens that is left from some layers on.
+
+        Args:
+            layers: Decoder layers of the model, None if unknown.
+
+        Raises:
+            UnsupportedError: If that follows from the number of layers, but cannot.
+        """
+
+    @abstractmethod
+    def select(self, layer: int, keep_ratio: float) -> Select:
+        """Make the rule by which a share of the tokens is kept before one of these layers."""
+
+    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
+        """Any model whose anatomy tells what the method needs, with enough layers."""
+        try:
+            last = max(self.stages(info.layers))
+        except UnsupportedError as error:
+            # That the model has no anatomy says more.
+            return why_not(info, 0) or str(error)
+        return why_not(info, last, self.config.positions)
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
+        """Drop tokens until the patch ends."""
+        layers = model.info.layers if model.anatomy is None else len(model.anatomy.layers)
+        plan = {layer: self.select(layer, r) for layer, r in self.stages(layers).items()}
+        self._tally = reduce_visual_tokens(model, plan, patch, self.config.positions)
+        self._layers = tuple(plan)
+
+    def report(self, model: LoadedModel) -> Mapping[str, Any]:
+        """Tell how many visual tokens there were on average, and how many were kept."""
+        published = model.info.family == "llava", self.config.positions == self.authors_positions
+        faithful = self.authors_positions is None or all(published)
+        return {
+            **(self._tally or Tally()).report(),
+            "layers": list(self._layers),
+            "fidelity": (self.fidelity if faithful else Fidelity.ADAPTED).value,
+        }

@@ -1,0 +1,147 @@
+"""Which tokens each method keeps, by hand, and that it does so on the embedded model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
+from stabfw.components.patch import Patch
+from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
+from stabfw_accelerators.divprune.method import diverse
+from stabfw_accelerators.random_drop import RandomDropConfig
+from stabfw_accelerators.vtw import Vtw, VtwConfig
+
+Ask = Callable[..., list[Prediction]]
+
+
+def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) -> Any:
+    with Patch() as patch:
+        accelerator.attach(model, None, patch)
+        return run()
+
+
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [
+        pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), (16,) * 6, id="divprune"),
+        pytest.param(Vtw(VtwConfig()), (64, 64, 0, 0, 0, 0), id="vtw"),
+        pytest.param(Vtw(VtwConfig(layer=5)), (64, 64, 64, 64, 64, 0), id="vtw-deep"),
+    ],
+)
+def test_tokens_are_dropped_where_they_should_and_whatever_the_batch(
+    method: Accelerator[Any],
+    counts: tuple[int, ...],
+    tiny: Any,
+    ask: Ask,
+    baseline: list[Prediction],
+) -> None:
+    eight, single = attached(method, tiny, lambda: (ask(tiny, 8), ask(tiny, 1)))
+    assert {p.visual_tokens for p in eight} == {counts}
+    assert all(a.top != b.top for a, b in zip(eight, baseline, strict=True))
+    for a, b in zip(eight, single, strict=True):
+        assert a.token_ids == b.token_ids
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+    report = method.report(tiny)
+    assert report["engaged"] is True
+    assert (report["visual_tokens_before"], report["visual_tokens_after"]) == (64, counts[-1])
+    assert report["layers"] == [n for n in range(6) if counts[n] != (64, *counts)[n]]
+
+
+def control(method: Accelerator[Any]) -> RandomDropConfig:
+    named = method.control()
+    assert named is not None
+    name, config = named
+    assert name == "random-drop"
+    return RandomDropConfig(**config)
+
+
+class TestDivPrune:
+    @pytest.mark.parametrize(
+        ("count", "kept"), [(1, [2]), (2, [2, 4]), (3, [0, 2, 4]), (4, [0, 1, 2, 4])]
+    )
+    def test_the_nearest_two_are_far_apart(self, count: int, kept: list[int]) -> None:
+        """Points on circles at 0, 20, 90, 200 and 210 degrees.
+
+        90 is the farthest from its nearest (20); 210 is the farthest from 90; 0 is 90 from the
+        nearest of the two; then 20 is 20 from its nearest kept one, 200 only 10.
+        """
+        angles = [math.radians(degrees) for degrees in (0, 20, 90, 200, 210)]
+        points = torch.tensor(
+            [
+                [r * math.cos(a), r * math.sin(a)]
+                for r, a in zip((1, 5, 0.1, 3, 2), angles, strict=True)
+            ]
+        )
+        assert diverse(points, count).tolist() == kept
+
+    def test_of_equals_the_first_is_kept(self) -> None:
+        points = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1]], dtype=torch.bfloat16)
+        assert diverse(points, 2).tolist() == [0, 2]
+        assert diverse(points, 3).tolist() == [0, 1, 2]
+        assert diverse(points, 4).tolist() == [0, 1, 2, 3]
+
+    def test_control_spends_the_same_budget(self) -> None:
+        method = DivPrune(DivPruneConfig(positions="renumber"))
+        expected = RandomDropConfig(layer=0, keep_ratio=0.098, positions="renumber")
+        assert control(method) == expected
+
+    def test_it_is_the_authors_with_their_positions_on_their_family(self, tiny: Any) -> None:
+        kept, renumbered = (
+            DivPrune(DivPruneConfig(positions=positions)) for positions in ("keep", "renumber")
+        )
+        assert renumbered.report(tiny)["fidelity"] == "faithful"
+        assert kept.report(tiny)["fidelity"] == "adapted"
+
+    def test_multimodal_positions_are_refused_before_loading(self, tiny: Any) -> None:
+        info = ModelInfo("qwen2_vl", 4, has_anatomy=True, multimodal_positions=True)
+        renumbered = DivPrune(DivPruneConfig(positions="renumber"))
+        assert "cannot be renumbered" in str(renumbered.supports(info, tiny.request))
+        assert renumbered.supports(tiny.info, tiny.request) is None
+        assert DivPrune(DivPruneConfig()).supports(info, tiny.request) is None
+
+
+class TestVtw:
+    @pytest.mark.parametrize(
+        ("layers", "first_without"), [(32, 15), (40, 18), (28, 13), (6, 2), (4, 1), (1, 1)]
+    )
+    def test_layer_is_the_authors_at_another_depth(self, layers: int, first_without: int) -> None:
+        assert Vtw(VtwConfig()).stages(layers) == {first_without: 0}
+        assert Vtw(VtwConfig(layer=7)).stages(layers) == {7: 0}
+
+    def test_support(self, tiny: Any) -> None:
+        def reason(layer: int | None, info: ModelInfo = tiny.info) -> str:
+            return str(Vtw(VtwConfig(layer=layer)).supports(info, tiny.request))
+
+        assert reason(None) == reason(5) == "None"
+        assert "no layer 6" in reason(6)
+        assert "no layer 1" in reason(None, ModelInfo("llava", 1, has_anatomy=True))
+        assert "give `layer`" in reason(None, ModelInfo("llava", has_anatomy=True))
+        assert "parts of a paligemma" in reason(None, ModelInfo("paligemma"))
+        assert Vtw(VtwConfig()).control() is None
+
+    def test_answers_are_those_of_a_model_that_hides_the_picture(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        encoded = tiny.encode(prompts[:1])
+        ids = encoded.inputs["input_ids"]
+        length = ids.shape[1]
+        seen = torch.ones(length, length).tril().bool() & (ids[0] != tiny.anatomy.image_token_id)
+        mask = (seen | torch.eye(length).bool())[None, None]
+
+        def logits() -> torch.Tensor:
+            with torch.inference_mode():
+                told: torch.Tensor = tiny.module(**encoded.inputs).logits[0, -1]
+            return told
+
+        found = attached(Vtw(VtwConfig(layer=2)), tiny, logits)
+        tiny.reduced_tokens = ()
+        with Patch() as patch:
+            for layer in tiny.anatomy.layers[2:]:
+                patch.pre_hook(layer, lambda _, a, k: (a, k | {"attention_mask": mask}))
+            expected = logits()
+        assert torch.allclose(found, expected, atol=1e-4)
+        assert not torch.allclose(found, logits(), atol=1e-2)
