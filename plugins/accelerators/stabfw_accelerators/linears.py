@@ -1,6 +1,9 @@
-"""Which linear layers a quantizer changes: the decoder's, unless asked for more."""
+"""The linear layers that a quantizer changes: the decoder's, unless asked for more."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from stabfw.components import LoadedModel
@@ -42,3 +45,43 @@ def chosen_linears(model: LoadedModel, *, vision: bool, head: bool) -> dict[str,
     if not found:
         raise UnsupportedError(f"quantization: {model.info.family} has no linear layers left")
     return found
+
+
+def require_groups(who: str, linears: Mapping[str, torch.nn.Linear], group_size: int) -> None:
+    """Refuse layers whose inputs cannot be divided into groups, before anything is changed.
+
+    Args:
+        who: The quantizer, for the message.
+        linears: The layers by dotted name.
+        group_size: Weights of a row that share scale and zero point.
+
+    Raises:
+        UnsupportedError: If `group_size` does not divide the width of a layer.
+    """
+    for name, linear in linears.items():
+        if linear.in_features % group_size:
+            raise UnsupportedError(
+                f"{who}: group_size {group_size} does not divide the {linear.in_features} inputs "
+                f"of {name}; choose one that does"
+            )
+
+
+def measure_tensors(root: torch.nn.Module | None) -> tuple[int, int, int]:
+    """Count the layers whose weight is a tensor subclass, as torchao's are.
+
+    Returns:
+        Layers; bytes of their weights in the dtype they are computed in; bytes of the plain
+        tensors that they consist of now, scales included.
+    """
+    modules = root.modules() if root is not None else ()
+    linears = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    weights: list[Any] = [x.weight for x in linears if hasattr(x.weight, "__tensor_flatten__")]
+    before = sum(weight.numel() * weight.dtype.itemsize for weight in weights)
+    return len(weights), before, sum(map(_stored, weights))
+
+
+def _stored(tensor: Any) -> int:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.nbytes)
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_stored(getattr(tensor, name)) for name in names)

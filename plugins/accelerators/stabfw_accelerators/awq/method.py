@@ -1,0 +1,85 @@
+"""Four-bit weights by torchao, and the scales that lose least."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from stabfw.errors import UnsupportedError
+from torch.nn.functional import linear as multiply
+from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+from torchao.quantization import Int4WeightOnlyConfig, quantize_
+
+_SMALLEST = 1e-4
+
+
+@torch.inference_mode()
+def search(
+    weight: torch.Tensor, inputs: torch.Tensor, group_size: int, steps: int
+) -> torch.Tensor:
+    """Find the scales of a layer's input channels (the paper's equations 4 and 5).
+
+    Args:
+        weight: The layer's weight [out, in].
+        inputs: What the layer is given [tokens, in].
+        group_size: Weights of a row that share scale and zero point.
+        steps: How many exponents to try; the first is 0, which scales nothing.
+
+    Returns:
+        Scales [in] in float32, on the CPU.
+    """
+    inputs = inputs.to(weight.device)
+    size = inputs.float().abs().mean(0)
+    expected = multiply(inputs, weight)
+    best, least = torch.ones_like(size), float("inf")
+    for step in range(steps):
+        scales = size.pow(step / steps).clamp(min=_SMALLEST)
+        scales = scales / (scales.max() * scales.min()).sqrt()
+        layer = torch.nn.Linear(*weight.T.shape, bias=False, device="meta")
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+        quantize(layer, group_size, scales)
+        error = float((layer(inputs) - expected).float().square().mean())
+        if error < least:
+            best, least = scales, error
+    return best.cpu()
+
+
+@torch.no_grad()
+def quantize(
+    layer: torch.nn.Linear, group_size: int, scales: torch.Tensor | None = None
+) -> None:
+    """Round a layer's weight to four bits, in groups.
+
+    Args:
+        layer: The layer; its bias stays.
+        group_size: Weights of a row that share scale and zero point.
+        scales: Scales [in] by which the weight is multiplied before it is rounded, and its input
+            divided; None for none.
+
+    Raises:
+        UnsupportedError: If the kernel cannot work on a weight of this size.
+    """
+    weight = layer.weight
+    on_cpu = weight.device.type == "cpu"
+    if on_cpu and layer.out_features % 16:
+        raise UnsupportedError(
+            f"awq: torchao's kernel for CPUs needs a multiple of 16 outputs, and a layer has "
+            f"{layer.out_features}; leave out `head`, if that is the one"
+        )
+    if scales is not None:
+        scales = scales.to(weight.device, weight.dtype)
+        # A new parameter: an output projection may share its weight with the embedding.
+        layer.weight = torch.nn.Parameter(weight * scales, requires_grad=False)
+    quantize_(layer, _config(group_size, on_cpu))
+    if scales is not None:
+        quantized: Any = layer.weight
+        quantized.act_pre_scale = 1 / scales
+
+
+def _config(group_size: int, on_cpu: bool) -> Any:
+    # Without the last argument, torchao changes settings of the compiler for the whole process.
+    if on_cpu:
+        return PrototypeInt4WeightOnlyConfig(group_size, set_inductor_config=False)
+    return Int4WeightOnlyConfig(
+        group_size, set_inductor_config=False, int4_packing_format="tile_packed_to_4d"
+    )
