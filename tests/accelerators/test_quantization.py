@@ -4,34 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import stabfw_accelerators.bitsandbytes
-import stabfw_accelerators.hqq
-import stabfw_accelerators.int8
+import stabfw_accelerators.quantizer
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from stabfw.components import Accelerator, LoadRequest, ModelInfo, Prediction, Slot
-from stabfw.components.patch import weights_digest
+from safetensors.torch import load
+from stabfw.components import (
+    Accelerator,
+    Artefact,
+    Image,
+    LoadRequest,
+    ModelInfo,
+    Prediction,
+    Prompt,
+    Slot,
+)
+from stabfw.components.patch import fingerprint, weights_digest
 from stabfw.errors import UnsupportedError
+from stabfw_accelerators.awq import Awq, AwqConfig
+from stabfw_accelerators.awq import method as awq
 from stabfw_accelerators.bitsandbytes import LlmInt8, LlmInt8Config, Nf4, Nf4Config
+from stabfw_accelerators.calibration import observe, sample_inputs
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
+from stabfw_accelerators.linears import chosen_linears
+from stabfw_accelerators.quantizer import Quantizer
+from stabfw_benchmarks.shapes import scenes
 from stabfw_models.tiny import TinyConfig, TinyLlava
+from torchao.prototype.awq import AWQConfig
+from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+from torchao.quantization import quantize_
 
 Ask = Callable[..., list[Prediction]]
 
 
+#: What calibrated quantizers found, as calibrating takes seconds.
+ARTEFACTS: dict[str, Artefact] = {}
+
+
+def fitted(accelerator: Accelerator[Any], fresh: bool = False) -> Artefact | None:
+    if not accelerator.needs_fit:
+        return None
+    key = f"{type(accelerator).__name__} {accelerator.config}"
+    if fresh or key not in ARTEFACTS:
+        model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
+        with model.open(accelerator.on_load(model.request())) as loaded:
+            ARTEFACTS[key] = accelerator.fit(loaded, scenes_of("train", 4))
+    return ARTEFACTS[key]
+
+
+def scenes_of(split: str, number: int) -> list[Prompt]:
+    """Two questions on each of so many scenes that the shared prompts do not show."""
+    found = []
+    for index in range(number):
+        scene = scenes.generate(split, index)
+        image = Image.from_pixels(scene.pixels)
+        for question in scenes.questions(scene, 2):
+            text = question.text + scenes.render_choices(question.choices)
+            found.append(Prompt(f"{split}-{len(found)}", (image,), text))
+    return found
+
+
 @contextmanager
 def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
+    artefact = fitted(accelerator)
     model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
     with model.open(accelerator.on_load(model.request())) as loaded:
-        accelerator.transform(loaded, None)
+        accelerator.transform(loaded, artefact)
         yield loaded
 
 
 CASES = [
+    pytest.param(Awq(AwqConfig()), 0.35 / 2, 0.9, id="awq"),
     pytest.param(Int8(Int8Config()), 0.35, 0.9, id="int8"),
     pytest.param(Hqq(HqqConfig(bits=8)), 0.35, 0.9, id="hqq-8"),
     pytest.param(Hqq(HqqConfig(bits=4)), 0.2, 0.8, id="hqq-4"),
@@ -78,22 +125,28 @@ def test_fewer_bits_are_further_from_the_weights(tiny: Any) -> None:
 @pytest.mark.parametrize(
     "accelerator",
     [
+        Awq(AwqConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig(bits=4)),
         LlmInt8(LlmInt8Config()),
         Nf4(Nf4Config(double_quant=True)),
     ],
 )
-def test_quantizing_is_deterministic(accelerator: Accelerator[Any], tiny: Any, ask: Ask) -> None:
+def test_quantizing_is_deterministic(
+    accelerator: Accelerator[Any], tiny: Any, ask: Ask, prompts: tuple[Prompt, ...]
+) -> None:
     runs = []
     for _ in range(2):
+        fitted(accelerator, fresh=True)
         with quantized(accelerator) as model:
-            runs.append((weights_digest(model.module), [p.logprobs for p in ask(model)]))
+            runs.append(
+                (weights_digest(model.module), [p.logprobs for p in ask(model, some=prompts[:8])])
+            )
     assert runs[0] == runs[1]
     assert runs[0][0] != weights_digest(tiny.module)
 
 
-@pytest.mark.parametrize("cls", [Int8, Hqq, LlmInt8, Nf4])
+@pytest.mark.parametrize("cls", [Awq, Int8, Hqq, LlmInt8, Nf4])
 def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
     def changed(**parts: bool) -> set[str]:
         accelerator = cls(cls.config_cls(**parts))
@@ -109,7 +162,8 @@ def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
         }
 
     assert changed() == {"language_model"}
-    assert changed(head=True) == {"language_model", "lm_head"}
+    if cls is not Awq:  # Its kernel does not take the sizes of this head.
+        assert changed(head=True) == {"language_model", "lm_head"}
     assert changed(vision=True) == {"language_model", "vision_tower", "multi_modal_projector"}
 
 
@@ -131,7 +185,13 @@ def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
 
 @pytest.mark.parametrize(
     "accelerator",
-    [Int8(Int8Config()), Hqq(HqqConfig()), LlmInt8(LlmInt8Config()), Nf4(Nf4Config())],
+    [
+        Awq(AwqConfig()),
+        Int8(Int8Config()),
+        Hqq(HqqConfig()),
+        LlmInt8(LlmInt8Config()),
+        Nf4(Nf4Config()),
+    ],
 )
 def test_untouched_model_is_reported_as_not_engaged(
     accelerator: Accelerator[Any], tiny: Any
@@ -141,26 +201,22 @@ def test_untouched_model_is_reported_as_not_engaged(
 
 
 @pytest.mark.parametrize(
-    ("module", "accelerator", "extra"),
+    "accelerator",
     [
-        (stabfw_accelerators.int8, Int8(Int8Config()), "int8"),
-        (stabfw_accelerators.hqq, Hqq(HqqConfig()), "hqq"),
-        (stabfw_accelerators.bitsandbytes, LlmInt8(LlmInt8Config()), "llm-int8"),
-        (stabfw_accelerators.bitsandbytes, Nf4(Nf4Config()), "nf4"),
+        Awq(AwqConfig()),
+        Int8(Int8Config()),
+        Hqq(HqqConfig()),
+        LlmInt8(LlmInt8Config()),
+        Nf4(Nf4Config()),
     ],
 )
-def test_support(
-    module: Any,
-    accelerator: Accelerator[Any],
-    extra: str,
-    tiny: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_support(accelerator: Quantizer[Any], tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert accelerator.occupies == {Slot.WEIGHTS}
     assert accelerator.supports(tiny.info, tiny.request) is None
     assert "decoder" in str(accelerator.supports(ModelInfo("idefics3"), tiny.request))
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    assert f'pip install "stabfw[{extra}]"' in str(accelerator.supports(tiny.info, tiny.request))
+    monkeypatch.setattr(stabfw_accelerators.quantizer, "find_spec", lambda _: None)
+    why = str(accelerator.supports(tiny.info, tiny.request))
+    assert f'pip install "stabfw[{accelerator.name}]"' in why
 
 
 def test_nf4_multiplies_in_the_dtype_of_the_model_on_any_cpu() -> None:
@@ -198,3 +254,88 @@ def test_quantizing_while_loading_keeps_the_place_that_was_asked_for() -> None:
     spread = accelerator.on_load(LoadRequest("x", options={"device_map": "auto"}))
     assert spread.options["device_map"] == "auto"
     assert (there.dtype, there.device) == ("bfloat16", "cuda:1")
+
+
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_awq_finds_the_scales_of_torchao_and_multiplies_as_it_does(group_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 128, generator=generator)
+    # Channels that differ as those of language models do.
+    inputs = torch.randn(200, 128, generator=generator) * torch.logspace(-1, 1, 128)
+    scales = awq.search(weight, inputs, group_size, 20)
+    assert scales.max() > 3 * scales.min()
+
+    base = PrototypeInt4WeightOnlyConfig(group_size, set_inductor_config=False)
+    theirs = torch.nn.Sequential(bare(weight))
+    quantize_(theirs, AWQConfig(base, step="prepare"))
+    theirs(inputs)
+    quantize_(theirs, AWQConfig(base, step="convert"), lambda layer, _: hasattr(layer, "act_obs"))
+    ours, nearest = bare(weight), bare(weight)
+    awq.quantize(ours, group_size, scales)
+    quantize_(nearest, base)
+    assert torch.allclose(scales, 1 / theirs[0].weight.act_pre_scale, rtol=1e-5)
+    assert torch.allclose(ours(inputs), theirs(inputs), rtol=1e-4, atol=1e-4)
+
+    exact = inputs @ weight.T
+    assert (ours(inputs) - exact).norm() < 0.98 * (nearest(inputs) - exact).norm()
+    rounded = awq.round_in_groups(weight, group_size)
+    assert torch.allclose(nearest(inputs), inputs @ rounded.T, rtol=1e-4, atol=1e-3)
+
+
+def bare(weight: torch.Tensor) -> torch.nn.Linear:
+    layer = torch.nn.Linear(*weight.T.shape, bias=False)
+    layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    return layer
+
+
+def test_awq_is_closer_than_rounding_on_questions_that_it_was_not_calibrated_on(
+    tiny: Any,
+) -> None:
+    accelerator = Awq(AwqConfig(group_size=32))
+    artefact = fitted(accelerator)
+    assert artefact is not None
+    scales = load(artefact.data)
+    linears = chosen_linears(tiny, vision=False, head=False)
+    assert scales.keys() == linears.keys()
+    inputs = sample_inputs(tiny, linears, scenes_of("validation", 4), 64)
+    closer = []
+    for name, linear in linears.items():
+        weight, own = linear.weight.detach(), scales[name]
+        exact = inputs[name] @ weight.T
+        nearest = inputs[name] @ awq.round_in_groups(weight, 32).T
+        scaled = (inputs[name] / own) @ awq.round_in_groups(weight * own, 32).T
+        closer.append(float((scaled - exact).norm() / (nearest - exact).norm()))
+    print(sorted(closer), sum(closer)/len(closer))
+    assert sum(ratio <= 1 for ratio in closer) > 0.9 * len(closer)
+
+
+def test_calibration_sees_every_token_once_and_leaves_the_model_alone(tiny: Any) -> None:
+    name = "model.language_model.layers.0.self_attn.q_proj"
+    linears = {name: tiny.module.get_submodule(name)}
+    before, asked, seen = fingerprint(tiny.module), scenes_of("train", 2), []
+    observe(tiny, linears, asked, lambda _, inputs: seen.append(inputs))
+    lengths = [tiny.encode([prompt]).inputs["input_ids"].shape[1] for prompt in asked]
+    assert [len(inputs) for inputs in seen] == lengths
+    assert fingerprint(tiny.module) == before
+    # Even distances, both ends included; a small share of each prompt.
+    (kept,) = sample_inputs(tiny, linears, asked, 12).values()
+    assert torch.equal(kept[:3], seen[0][[0, round((lengths[0] - 1) / 2), -1]])
+    (everything,) = sample_inputs(tiny, linears, asked, 10**6).values()
+    assert torch.equal(everything, torch.cat(seen))
+
+
+def test_calibration_on_text_alone_cannot_tell_of_the_vision_tower(tiny: Any) -> None:
+    accelerator = Awq(AwqConfig(vision=True))
+    with pytest.raises(UnsupportedError, match="layers saw no data"):
+        accelerator.fit(tiny, [Prompt("text", (), "what is a square?")])
+
+
+def test_awq_says_which_sizes_and_places_its_kernels_do_not_take(tiny: Any) -> None:
+    accelerator = Awq(AwqConfig(head=True))
+    assert tiny.module.lm_head.out_features % 16
+    with pytest.raises(UnsupportedError, match="multiple of 16 outputs"):
+        accelerator.fit(tiny, scenes_of("train", 1))
+    half = replace(tiny.request, device="cuda:0", dtype="float16")
+    assert "`dtype: bfloat16`" in str(accelerator.supports(tiny.info, half))
+    assert accelerator.supports(tiny.info, replace(half, dtype="bfloat16")) is None
+    assert "mps" in str(accelerator.supports(tiny.info, replace(half, device="mps")))

@@ -174,7 +174,7 @@ def _run_cell(
         # The batches are the same for every stack, so their first ones can be compared.
         with counted_prefill(model) if number == 0 else nullcontext() as prefill:
             outcomes = _run_batch(model, cell, cell.batches[number], inputs, given)
-        report = {member.type: dict(member.component.report(model)) for member in cell.members}
+        report = {member.type: _reported(member, model) for member in cell.members}
         _check_report(cell, report)
         if prefill:
             report["prefill"] = prefill
@@ -239,6 +239,12 @@ def _check_observed(session: Session, model: LoadedModel) -> None:
                 f"{session.label}: planned with {name} {expected}, but loaded with {observed}; "
                 "outcomes would be kept under a wrong key"
             )
+
+
+def _reported(member: Member, model: LoadedModel) -> dict[str, Any]:
+    """What a member tells of itself, and the artefact that it worked with."""
+    artefact = {"artefact": member.artefact} if member.artefact else {}
+    return {**member.component.report(model), **artefact}
 
 
 def _check_report(cell: Cell, report: Mapping[str, Mapping[str, Any]]) -> None:

@@ -41,6 +41,7 @@ class Bench:
         self._model = model
         self._held: _Held | None = None
         self._answers: dict[str, list[Prediction]] = {}
+        self._artefacts: dict[str, Artefact] = {}
 
     @property
     def model(self) -> Model[Any]:
@@ -67,6 +68,23 @@ class Bench:
             with self.opened(request) as model:
                 self._answers[repr(request)] = answers(model)
         return self._answers[repr(request)]
+
+    def artefact(
+        self, accelerator: Accelerator[Any], request: LoadRequest, fresh: bool
+    ) -> Artefact:
+        """What it makes of the samples; kept.
+
+        Args:
+            accelerator: The accelerator.
+            request: How to load the model that it is fitted on, and that is thrown away.
+            fresh: Whether to fit anew in any case.
+        """
+        key = repr((request, type(accelerator), accelerator.config))
+        if fresh or key not in self._artefacts:
+            with self.opened(request, fresh=True) as model:
+                self._artefacts[key] = accelerator.fit(model, prompts())
+            self.close()
+        return self._artefacts[key]
 
     @contextmanager
     def opened(
@@ -211,10 +229,8 @@ def trial(subject: Subject, fresh: bool = False, **changes: Any) -> Iterator[Tri
         NotApplicableError: If there is no model, or the accelerator does not support it.
     """
     bench, plan = subject.bench, loading(subject, **changes)
-    accelerator, artefact = plan.accelerator, None
-    if accelerator.needs_fit:
-        with bench.opened(plan.request, fresh=True) as model:
-            artefact = accelerator.fit(model, prompts())
+    accelerator = plan.accelerator
+    artefact = bench.artefact(accelerator, plan.request, fresh) if accelerator.needs_fit else None
     transforms = type(accelerator).transform is not Accelerator.transform
     transform = accelerator if transforms else None
     with bench.opened(plan.request, transform, artefact, fresh) as model:

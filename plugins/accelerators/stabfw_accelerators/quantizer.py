@@ -42,7 +42,7 @@ class Quantizer(Accelerator[Q]):
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    bits: ClassVar[int]
+    bits: int
     occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.WEIGHTS})
     fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
 

@@ -44,7 +44,7 @@ class Awq(CalibratedQuantizer[AwqConfig]):
     config_cls: ClassVar[type[AwqConfig]] = AwqConfig
     name: ClassVar[str] = "awq"
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
-    bits: ClassVar[int] = 4
+    bits = 4
     fidelity: ClassVar[Fidelity] = Fidelity.ADAPTED
 
     def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
@@ -57,12 +57,12 @@ class Awq(CalibratedQuantizer[AwqConfig]):
 
     def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
         """Find the scales of every input channel."""
-        from stabfw_accelerators.awq.method import search
+        from stabfw_accelerators.awq.method import require_sizes, search
         from stabfw_accelerators.calibration import sample_inputs
-        from stabfw_accelerators.linears import chosen_linears, require_groups
+        from stabfw_accelerators.linears import chosen_linears
 
         linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
-        require_groups(self.name, linears, self.config.group_size)
+        require_sizes(linears, self.config.group_size)
         inputs = sample_inputs(model, linears, data, self.config.tokens)
         return {
             name: search(linear.weight, inputs.pop(name), self.config.group_size, self.config.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +11,29 @@ from torch.nn.functional import linear as multiply
 from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 from torchao.quantization import Int4WeightOnlyConfig, quantize_
 
+from stabfw_accelerators.linears import require_groups
+
 _SMALLEST = 1e-4
 
 
+def require_sizes(linears: Mapping[str, torch.nn.Linear], group_size: int) -> None:
+    """Refuse layers that the kernels cannot work on, before anything is changed.
+
+    Raises:
+        UnsupportedError: If `group_size` does not divide the width of a layer, or the number of
+            its outputs does not suit the kernel for CPUs.
+    """
+    require_groups("awq", linears, group_size)
+    for name, linear in linears.items():
+        if linear.weight.device.type == "cpu" and linear.out_features % 16:
+            raise UnsupportedError(
+                f"awq: torchao's kernel for CPUs needs a multiple of 16 outputs, but {name} has "
+                f"{linear.out_features}; leave that part out"
+            )
+
+
 @torch.inference_mode()
-def search(
-    weight: torch.Tensor, inputs: torch.Tensor, group_size: int, steps: int
-) -> torch.Tensor:
+def search(weight: torch.Tensor, inputs: torch.Tensor, group_size: int, steps: int) -> torch.Tensor:
     """Find the scales of a layer's input channels (the paper's equations 4 and 5).
 
     Args:
@@ -28,26 +45,37 @@ def search(
     Returns:
         Scales [in] in float32, on the CPU.
     """
-    inputs = inputs.to(weight.device)
-    size = inputs.float().abs().mean(0)
-    expected = multiply(inputs, weight)
+    inputs = inputs.to(weight.device).float()
+    size = inputs.abs().mean(0)
+    expected = multiply(inputs, weight.float())
     best, least = torch.ones_like(size), float("inf")
     for step in range(steps):
         scales = size.pow(step / steps).clamp(min=_SMALLEST)
         scales = scales / (scales.max() * scales.min()).sqrt()
-        layer = torch.nn.Linear(*weight.T.shape, bias=False, device="meta")
-        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-        quantize(layer, group_size, scales)
-        error = float((layer(inputs) - expected).float().square().mean())
+        rounded = round_in_groups(weight.float() * scales, group_size) / scales
+        error = float((multiply(inputs, rounded) - expected).square().mean())
         if error < least:
             best, least = scales, error
     return best.cpu()
 
 
+def round_in_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Round to four bits between the extremes of each group: what `quantize` stores, restored.
+
+    The kernels store it, but multiply slowly where they are not made for the dtype.
+
+    Args:
+        weight: A weight [out, in] in float32.
+        group_size: Weights of a row that share scale and zero point.
+    """
+    groups = weight.reshape(len(weight), -1, group_size)
+    low, high = groups.aminmax(dim=-1, keepdim=True)
+    step = ((high - low) / 15).clamp(min=1e-6)
+    return (low + ((groups - low) / step).round() * step).reshape(weight.shape)
+
+
 @torch.no_grad()
-def quantize(
-    layer: torch.nn.Linear, group_size: int, scales: torch.Tensor | None = None
-) -> None:
+def quantize(layer: torch.nn.Linear, group_size: int, scales: torch.Tensor | None = None) -> None:
     """Round a layer's weight to four bits, in groups.
 
     Args:
@@ -55,22 +83,13 @@ def quantize(
         group_size: Weights of a row that share scale and zero point.
         scales: Scales [in] by which the weight is multiplied before it is rounded, and its input
             divided; None for none.
-
-    Raises:
-        UnsupportedError: If the kernel cannot work on a weight of this size.
     """
     weight = layer.weight
-    on_cpu = weight.device.type == "cpu"
-    if on_cpu and layer.out_features % 16:
-        raise UnsupportedError(
-            f"awq: torchao's kernel for CPUs needs a multiple of 16 outputs, and a layer has "
-            f"{layer.out_features}; leave out `head`, if that is the one"
-        )
     if scales is not None:
         scales = scales.to(weight.device, weight.dtype)
         # A new parameter: an output projection may share its weight with the embedding.
         layer.weight = torch.nn.Parameter(weight * scales, requires_grad=False)
-    quantize_(layer, _config(group_size, on_cpu))
+    quantize_(layer, _config(group_size, weight.device.type == "cpu"))
     if scales is not None:
         quantized: Any = layer.weight
         quantized.act_pre_scale = 1 / scales

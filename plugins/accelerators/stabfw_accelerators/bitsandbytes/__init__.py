@@ -5,50 +5,25 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from pydantic import Field
-from stabfw.components import (
-    Accelerator,
-    AcceleratorConfig,
-    Artefact,
-    Fidelity,
-    LoadedModel,
-    LoadRequest,
-    ModelInfo,
-    Slot,
-)
+from stabfw.components import Accelerator, Artefact, LoadedModel, LoadRequest
 from stabfw.registry import hookimpl
 
-
-class BitsAndBytesConfig(AcceleratorConfig):
-    """What the configs of both quantizers share."""
-
-    vision: bool = Field(default=False, description="Quantize the vision tower and projector too.")
-    head: bool = Field(default=False, description="Quantize the output projection too.")
+from stabfw_accelerators.quantizer import Q, Quantizer, QuantizerConfig
 
 
-B = TypeVar("B", bound=BitsAndBytesConfig)
-
-
-class BitsAndBytes(Accelerator[B]):
+class BitsAndBytes(Quantizer[Q]):
     """Base of quantizers that transformers applies through bitsandbytes, layer by layer.
 
     The model in full precision is never in memory. The vision tower, the projector and the output
     projection stay as they are by default. Only run on the CPU for the tests; on CUDA the same
     code runs, with kernels of its own.
-
-    Attributes:
-        name: How a spec calls it.
-        bits: Bits per weight.
     """
 
-    name: ClassVar[str]
-    bits: ClassVar[int]
-    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.WEIGHTS})
+    packages: ClassVar[tuple[str, ...]] = ("bitsandbytes", "accelerate")
     alters: ClassVar[frozenset[str]] = frozenset({"options"})
-    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
 
     @abstractmethod
     def settings(self, dtype: str) -> Mapping[str, Any]:
@@ -57,15 +32,6 @@ class BitsAndBytes(Accelerator[B]):
         Args:
             dtype: What the model is loaded in.
         """
-
-    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
-        """Any model with an anatomy, where the packages are installed."""
-        for package in ("bitsandbytes", "accelerate"):
-            if find_spec(package) is None:
-                return f'the package {package} is not installed: pip install "stabfw[{self.name}]"'
-        if not info.has_anatomy:
-            return f"which layers of a {info.family} model are its decoder is not known"
-        return None
 
     def on_load(self, request: LoadRequest) -> LoadRequest:
         """Ask transformers to quantize."""
@@ -91,21 +57,14 @@ class BitsAndBytes(Accelerator[B]):
 
         settle(model.module)
 
-    def report(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Tell how many layers of the loaded model are quantized, and their bytes."""
+    def measure(self, model: LoadedModel) -> tuple[int, int, int]:
+        """Count what bitsandbytes holds."""
         from stabfw_accelerators.bitsandbytes.method import measure
 
-        layers, before, after = measure(model.module, model.request.dtype)
-        return {
-            "engaged": layers > 0,
-            "bits": self.bits,
-            "quantized_layers": layers,
-            "bytes_before": before,
-            "bytes_after": after,
-        }
+        return measure(model.module, model.request.dtype)
 
 
-class LlmInt8Config(BitsAndBytesConfig):
+class LlmInt8Config(QuantizerConfig):
     """Config of `llm-int8`."""
 
     threshold: float = Field(
@@ -127,14 +86,14 @@ class LlmInt8(BitsAndBytes[LlmInt8Config]):
 
     config_cls: ClassVar[type[LlmInt8Config]] = LlmInt8Config
     name: ClassVar[str] = "llm-int8"
-    bits: ClassVar[int] = 8
+    bits = 8
 
     def settings(self, dtype: str) -> Mapping[str, Any]:
         """Eight bits, and the threshold."""
         return {"load_in_8bit": True, "llm_int8_threshold": self.config.threshold}
 
 
-class Nf4Config(BitsAndBytesConfig):
+class Nf4Config(QuantizerConfig):
     """Config of `nf4`."""
 
     double_quant: bool = Field(
@@ -152,7 +111,7 @@ class Nf4(BitsAndBytes[Nf4Config]):
 
     config_cls: ClassVar[type[Nf4Config]] = Nf4Config
     name: ClassVar[str] = "nf4"
-    bits: ClassVar[int] = 4
+    bits = 4
 
     def settings(self, dtype: str) -> Mapping[str, Any]:
         """Four bits, computed in the model's dtype."""

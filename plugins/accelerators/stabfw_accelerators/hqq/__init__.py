@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from stabfw.components import (
-    Accelerator,
-    AcceleratorConfig,
-    Artefact,
-    Fidelity,
-    LoadedModel,
-    LoadRequest,
-    ModelInfo,
-    Slot,
-)
+from stabfw.components import Accelerator, Artefact, LoadedModel, LoadRequest
 from stabfw.registry import hookimpl
 
+from stabfw_accelerators.quantizer import Quantizer, QuantizerConfig
 
-class HqqConfig(AcceleratorConfig):
+
+class HqqConfig(QuantizerConfig):
     """Config of `hqq`."""
 
     bits: Literal[8, 4, 3, 2] = Field(default=4, description="Bits per weight.")
@@ -31,15 +23,13 @@ class HqqConfig(AcceleratorConfig):
         multiple_of=8,
         description="Weights of a row that share scale and zero point.",
     )
-    vision: bool = Field(default=False, description="Quantize the vision tower and projector too.")
-    head: bool = Field(default=False, description="Quantize the output projection too.")
     compute_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
         description="Load the model in this dtype; a matched baseline is loaded in it as well.",
     )
 
 
-class Hqq(Accelerator[HqqConfig]):
+class Hqq(Quantizer[HqqConfig]):
     """Stores linear weights in a few bits and restores them for each multiplication.
 
     Badri and Shaji, 2023, "Half-Quadratic Quantization of Large Machine Learning Models"
@@ -52,19 +42,12 @@ class Hqq(Accelerator[HqqConfig]):
     """
 
     config_cls: ClassVar[type[HqqConfig]] = HqqConfig
-    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.WEIGHTS})
-    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
+    name: ClassVar[str] = "hqq"
+    packages: ClassVar[tuple[str, ...]] = ("hqq",)
 
-    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
-        """Any model with an anatomy, where the package `hqq` is installed.
-
-        Whether the groups fit is known only when the model is loaded.
-        """
-        if find_spec("hqq") is None:
-            return 'the package hqq is not installed: pip install "stabfw[hqq]"'
-        if not info.has_anatomy:
-            return f"which layers of a {info.family} model are its decoder is not known"
-        return None
+    def __init__(self, config: HqqConfig) -> None:
+        super().__init__(config)
+        self.bits = config.bits
 
     def on_load(self, request: LoadRequest) -> LoadRequest:
         """Change the dtype, if `compute_dtype` is given."""
@@ -83,21 +66,14 @@ class Hqq(Accelerator[HqqConfig]):
         assert model.module is not None, "chosen_linears refuses models without a module"
         quantize(model.module, linears, self.config.bits, self.config.group_size)
 
-    def report(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Tell how many layers of the loaded model are quantized, and their bytes."""
+    def measure(self, model: LoadedModel) -> tuple[int, int, int]:
+        """Count what hqq holds."""
         from stabfw_accelerators.hqq.method import measure
 
-        layers, before, after = measure(model.module)
-        return {
-            "engaged": layers > 0,
-            "bits": self.config.bits,
-            "quantized_layers": layers,
-            "bytes_before": before,
-            "bytes_after": after,
-        }
+        return measure(model.module)
 
 
 @hookimpl
 def stabfw_register_accelerators(register: Callable[[str, type[Accelerator[Any]]], None]) -> None:
     """Offer `hqq`."""
-    register("hqq", Hqq)
+    register(Hqq.name, Hqq)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
-from stabfw.errors import UnsupportedError
+
+from stabfw_accelerators.linears import require_groups
 
 
 def quantize(
@@ -24,12 +25,7 @@ def quantize(
         UnsupportedError: If `group_size` does not divide the width of a layer. Nothing has been
             changed then.
     """
-    for name, linear in linears.items():
-        if linear.in_features % group_size:
-            raise UnsupportedError(
-                f"hqq: group_size {group_size} does not divide the {linear.in_features} inputs "
-                f"of {name}; choose one that does"
-            )
+    require_groups("hqq", linears, group_size)
     for name, linear in linears.items():
         quantized = HQQLinear(
             linear,

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pydantic import Field
-from stabfw.components import (
-    Accelerator,
-    AcceleratorConfig,
-    Artefact,
-    Fidelity,
-    LoadedModel,
-    LoadRequest,
-    ModelInfo,
-    Slot,
-)
+from stabfw.components import Accelerator, Artefact, LoadedModel
 from stabfw.registry import hookimpl
 
+from stabfw_accelerators.quantizer import Quantizer, QuantizerConfig
 
-class Int8Config(AcceleratorConfig):
+
+class Int8Config(QuantizerConfig):
     """Config of `int8`."""
 
-    vision: bool = Field(default=False, description="Quantize the vision tower and projector too.")
-    head: bool = Field(default=False, description="Quantize the output projection too.")
 
-
-class Int8(Accelerator[Int8Config]):
+class Int8(Quantizer[Int8Config]):
     """Weight-only int8 quantization by torchao (`Int8WeightOnlyConfig`).
 
     Symmetric rounding to nearest with one scale per output channel; activations keep their
@@ -38,16 +26,9 @@ class Int8(Accelerator[Int8Config]):
     """
 
     config_cls: ClassVar[type[Int8Config]] = Int8Config
-    occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.WEIGHTS})
-    fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
-
-    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
-        """Any model with an anatomy, where the package `torchao` is installed."""
-        if find_spec("torchao") is None:
-            return 'the package torchao is not installed: pip install "stabfw[int8]"'
-        if not info.has_anatomy:
-            return f"which layers of a {info.family} model are its decoder is not known"
-        return None
+    name: ClassVar[str] = "int8"
+    packages: ClassVar[tuple[str, ...]] = ("torchao",)
+    bits = 8
 
     def transform(self, model: LoadedModel, artefact: Artefact | None) -> None:
         """Quantize the linear layers in place."""
@@ -58,21 +39,14 @@ class Int8(Accelerator[Int8Config]):
         assert model.module is not None, "chosen_linears refuses models without a module"
         quantize(model.module, linears)
 
-    def report(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Tell how many layers of the loaded model are quantized, and their bytes."""
-        from stabfw_accelerators.int8.method import measure
+    def measure(self, model: LoadedModel) -> tuple[int, int, int]:
+        """Count what torchao holds."""
+        from stabfw_accelerators.linears import measure_tensors
 
-        layers, before, after = measure(model.module)
-        return {
-            "engaged": layers > 0,
-            "bits": 8,
-            "quantized_layers": layers,
-            "bytes_before": before,
-            "bytes_after": after,
-        }
+        return measure_tensors(model.module)
 
 
 @hookimpl
 def stabfw_register_accelerators(register: Callable[[str, type[Accelerator[Any]]], None]) -> None:
     """Offer `int8`."""
-    register("int8", Int8)
+    register(Int8.name, Int8)
