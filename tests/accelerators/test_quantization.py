@@ -305,7 +305,6 @@ def test_awq_is_closer_than_rounding_on_questions_that_it_was_not_calibrated_on(
         nearest = inputs[name] @ awq.round_in_groups(weight, 32).T
         scaled = (inputs[name] / own) @ awq.round_in_groups(weight * own, 32).T
         closer.append(float((scaled - exact).norm() / (nearest - exact).norm()))
-    print(sorted(closer), sum(closer)/len(closer))
     assert sum(ratio <= 1 for ratio in closer) > 0.9 * len(closer)
 
 

@@ -126,6 +126,25 @@ def test_accelerators_keep_to_the_contracts(
     assert [r for r in results if not r.status.good] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accelerator", "config"),
+    [("awq", {"group_size": 32})],
+    ids=["awq"],
+)
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_calibrated_quantizers_keep_to_the_contracts(
+    plugin: str,
+    accelerator: str,
+    config: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    registry: Registry,
+) -> None:
+    made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
+    results = run_checks("accelerator", accelerator, config, registry, model=made)
+    assert [r for r in results if not r.status.good] == []
+
+
 @pytest.mark.parametrize(
     ("accelerator", "config"),
     # With a threshold, outliers are looked for in the whole batch, which one check is against.

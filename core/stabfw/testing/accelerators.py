@@ -42,9 +42,10 @@ _TOLERANCE_QUANTIZED = 0.02
 
 def check_attach_reversible(subject: Subject) -> None:
     """After `attach`, leaving the patch restores structure, weights and every last bit."""
+    _require_attaches(subject)
     # Loaded anew: an earlier check may have left a change behind that it would repeat.
     with trial(subject, fresh=True) as tried:
-        _require_attaches(tried)
+        _require_module(tried)
         before, answered = state(tried.model), tried.answers()
         with Patch() as patch:
             tried.attach(patch)
@@ -54,8 +55,9 @@ def check_attach_reversible(subject: Subject) -> None:
 
 def check_detaches_after_exception(subject: Subject) -> None:
     """The same holds when generation fails half-way."""
+    _require_attaches(subject)
     with trial(subject, fresh=True) as tried:
-        module = _require_attaches(tried)
+        module = _require_module(tried)
         before, answered = state(tried.model), tried.answers()
         with suppress(_InjectedError), Patch() as patch:
             tried.attach(patch)
@@ -266,9 +268,13 @@ def _accelerated(subject: Subject, fresh: bool = False, **changes: Any) -> Any:
         return answered, tried.accelerator.report(tried.model)
 
 
-def _require_attaches(tried: Trial) -> Any:
-    if type(tried.accelerator).attach is Accelerator.attach:
+def _require_attaches(subject: Subject) -> None:
+    cls: Any = subject.component_cls
+    if cls.attach is Accelerator.attach:
         raise NotApplicableError("it does not override attach()")
+
+
+def _require_module(tried: Trial) -> Any:
     if tried.model.module is None:
         raise NotApplicableError("the model that it is tried on has no module")
     return tried.model.module
