@@ -94,6 +94,16 @@ def test_a_run_does_not_take_an_outline_for_the_data(registry: Registry, tmp_pat
     assert len(plan.missing) == 2
 
 
+def test_calibration_is_laid_out_without_its_data(registry: Registry, tmp_path: Path) -> None:
+    calibration = {"benchmark": "textvqa", "split": "train", "limit": 32}
+    spec = small(registry, tmp_path, stacks={"awq": ["awq"]}, calibration=calibration)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store, outline=True)
+    assert [fit.label for fit in plan.fits] == ["awq for llava"]
+    assert any("lmms-lab/textvqa" in what for what in plan.missing)
+    assert len(plan.cells) == 3
+
+
 def test_what_nothing_is_known_of_is_an_error_still(registry: Registry, tmp_path: Path) -> None:
     spec = small(registry, tmp_path, models=[{"type": "hf-vlm", "source": "some/model"}])
     with Store(spec.store) as store, pytest.raises(DataError, match="hf download some/model"):

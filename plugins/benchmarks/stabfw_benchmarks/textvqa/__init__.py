@@ -14,10 +14,14 @@ from stabfw_benchmarks.hub.vqa import vqa_normalised
 
 
 class TextVqa(PeopleBenchmark):
-    """TextVQA, the validation split, without the OCR tokens that LLaVA's own evaluation adds."""
+    """TextVQA, by default the validation split, without the OCR tokens that LLaVA's own evaluation adds."""
 
     hub_id = "lmms-lab/textvqa"
-    hub_splits: ClassVar[Mapping[str, Split]] = {"validation": Split("validation", 5000)}
+    hub_splits: ClassVar[Mapping[str, Split]] = {
+        "validation": Split("validation", 5000),
+        # To calibrate on.
+        "train": Split("train", 34_602),
+    }
     columns = ("question_id", "image_id", "question", "image", "answers")
     typical = Outline(0, ((1024, 768),), 40)
 
