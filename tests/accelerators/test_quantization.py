@@ -28,12 +28,17 @@ from stabfw_accelerators.awq import Awq, AwqConfig
 from stabfw_accelerators.awq import method as awq
 from stabfw_accelerators.bitsandbytes import LlmInt8, LlmInt8Config, Nf4, Nf4Config
 from stabfw_accelerators.calibration import observe, sample_inputs
+from stabfw_accelerators.fp8 import Fp8, Fp8Config
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
 from stabfw_accelerators.linears import chosen_linears
 from stabfw_accelerators.quantizer import Quantizer
+from stabfw_accelerators.scaled import quantize_scaled
+from stabfw_accelerators.smoothquant import SmoothQuant, SmoothQuantConfig
+from stabfw_accelerators.smoothquant import method as smoothquant
 from stabfw_benchmarks.shapes import scenes
 from stabfw_models.tiny import TinyConfig, TinyLlava
+from torchao.prototype import smoothquant as torchao_smoothquant
 from torchao.prototype.awq import AWQConfig
 from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 from torchao.quantization import quantize_
@@ -79,6 +84,8 @@ def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
 
 CASES = [
     pytest.param(Awq(AwqConfig()), 0.35 / 2, 0.9, id="awq"),
+    pytest.param(Fp8(Fp8Config()), 0.26, 0.9, id="fp8"),
+    pytest.param(SmoothQuant(SmoothQuantConfig()), 0.27, 0.9, id="smoothquant"),
     pytest.param(Int8(Int8Config()), 0.35, 0.9, id="int8"),
     pytest.param(Hqq(HqqConfig(bits=8)), 0.35, 0.9, id="hqq-8"),
     pytest.param(Hqq(HqqConfig(bits=4)), 0.2, 0.8, id="hqq-4"),
@@ -126,6 +133,8 @@ def test_fewer_bits_are_further_from_the_weights(tiny: Any) -> None:
     "accelerator",
     [
         Awq(AwqConfig()),
+        Fp8(Fp8Config()),
+        SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig(bits=4)),
         LlmInt8(LlmInt8Config()),
@@ -146,7 +155,7 @@ def test_quantizing_is_deterministic(
     assert runs[0][0] != weights_digest(tiny.module)
 
 
-@pytest.mark.parametrize("cls", [Awq, Int8, Hqq, LlmInt8, Nf4])
+@pytest.mark.parametrize("cls", [Awq, Fp8, SmoothQuant, Int8, Hqq, LlmInt8, Nf4])
 def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
     def changed(**parts: bool) -> set[str]:
         accelerator = cls(cls.config_cls(**parts))
@@ -187,6 +196,8 @@ def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
     "accelerator",
     [
         Awq(AwqConfig()),
+        Fp8(Fp8Config()),
+        SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig()),
         LlmInt8(LlmInt8Config()),
@@ -204,6 +215,8 @@ def test_untouched_model_is_reported_as_not_engaged(
     "accelerator",
     [
         Awq(AwqConfig()),
+        Fp8(Fp8Config()),
+        SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig()),
         LlmInt8(LlmInt8Config()),
@@ -271,7 +284,7 @@ def test_awq_finds_the_scales_of_torchao_and_multiplies_as_it_does(group_size: i
     theirs(inputs)
     quantize_(theirs, AWQConfig(base, step="convert"), lambda layer, _: hasattr(layer, "act_obs"))
     ours, nearest = bare(weight), bare(weight)
-    awq.quantize(ours, group_size, scales)
+    quantize_scaled(ours, base, scales)
     quantize_(nearest, base)
     assert torch.allclose(scales, 1 / theirs[0].weight.act_pre_scale, rtol=1e-5)
     assert torch.allclose(ours(inputs), theirs(inputs), rtol=1e-4, atol=1e-4)
@@ -338,3 +351,61 @@ def test_awq_says_which_sizes_and_places_its_kernels_do_not_take(tiny: Any) -> N
     assert "`dtype: bfloat16`" in str(accelerator.supports(tiny.info, half))
     assert accelerator.supports(tiny.info, replace(half, dtype="bfloat16")) is None
     assert "mps" in str(accelerator.supports(tiny.info, replace(half, device="mps")))
+
+
+def test_smoothquant_smooths_as_torchao_does_and_spares_outliers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 128, generator=generator)
+    inputs = torch.randn(200, 128, generator=generator)
+    inputs[:, 7] *= 60.0
+    factors = smoothquant.factors(weight, inputs.abs().amax(0), 0.5)
+
+    theirs = torch.nn.Sequential(bare(weight))
+    config = torchao_smoothquant.SmoothQuantConfig
+    quantize_(theirs, config(smoothquant.rounding(), step="prepare", alpha=0.5))
+    theirs(inputs)
+    quantize_(
+        theirs,
+        config(smoothquant.rounding(), step="convert"),
+        lambda layer, _: isinstance(layer, torchao_smoothquant.SmoothQuantObservedLinear),
+    )
+    ours, plain = bare(weight), bare(weight)
+    quantize_scaled(ours, smoothquant.rounding(), factors)
+    quantize_(plain, smoothquant.rounding())
+    assert torch.equal(ours(inputs), theirs(inputs))
+    exact = inputs @ weight.T
+    assert (ours(inputs) - exact).norm() < 0.5 * (plain(inputs) - exact).norm()
+
+
+def test_smoothquant_rounds_activations_of_a_token_whatever_else_is_in_the_batch() -> None:
+    with quantized(SmoothQuant(SmoothQuantConfig())) as model:
+        layer = model.module.model.language_model.layers[0].mlp.up_proj
+        states = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+        alone = layer(states)
+        together = layer(torch.cat([states, 100 * states]))[:5]
+        exact = states * layer.weight.act_pre_scale @ layer.weight.dequantize().T
+    assert torch.equal(alone, together)
+    assert 0 < (alone - exact).norm() < 0.02 * exact.norm()
+
+
+def test_fp8_multiplies_with_what_it_stores(tiny: Any) -> None:
+    name = "model.language_model.layers.0.mlp.up_proj"
+    weight = tiny.module.get_submodule(name).weight.detach()
+    with quantized(Fp8(Fp8Config())) as model:
+        layer = model.module.get_submodule(name)
+        restored = layer.weight.dequantize()
+        states = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+        assert layer.weight.qdata.dtype is torch.float8_e4m3fn
+        assert torch.allclose(layer(states), states @ restored.T, atol=1e-5)
+    # Three bits of mantissa: a sixteenth of a number at most, but for the smallest ones.
+    large = weight.abs() > 0.05 * weight.abs().amax(1, keepdim=True)
+    errors = (restored - weight).abs() / weight.abs()
+    assert float(errors[large].max()) <= 1 / 16 + 1e-6
+
+
+def test_fp8_rounds_activations_only_where_they_can_be_multiplied(tiny: Any) -> None:
+    accelerator = Fp8(Fp8Config(activations=True))
+    assert "cpu cannot multiply in fp8" in str(accelerator.supports(tiny.info, tiny.request))
+    half = replace(tiny.request, device="cuda:0", dtype="float16")
+    assert "bfloat16" in str(accelerator.supports(tiny.info, half))
+    assert accelerator.supports(tiny.info, replace(half, dtype="bfloat16")) is None

@@ -129,11 +129,11 @@ def test_accelerators_keep_to_the_contracts(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("accelerator", "config"),
-    [("awq", {"group_size": 32})],
-    ids=["awq"],
+    [("awq", {"group_size": 32}), ("fp8", {}), ("smoothquant", {})],
+    ids=["awq", "fp8", "smoothquant"],
 )
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_calibrated_quantizers_keep_to_the_contracts(
+def test_more_quantizers_keep_to_the_contracts(
     plugin: str,
     accelerator: str,
     config: dict[str, Any],

@@ -78,3 +78,26 @@ def sample_inputs(
 
     observe(model, linears, data, see)
     return {name: torch.cat(rows) for name, rows in kept.items()}
+
+
+def largest_inputs(
+    model: LoadedModel, linears: Mapping[str, torch.nn.Linear], data: Sequence[Prompt]
+) -> dict[str, torch.Tensor]:
+    """Find the largest absolute input of each channel.
+
+    Args:
+        model: The model.
+        linears: The layers by dotted name.
+        data: What is asked.
+
+    Returns:
+        Sizes [width] of each layer by its name, in float32 on the CPU.
+    """
+    largest: dict[str, torch.Tensor] = {}
+
+    def see(name: str, inputs: torch.Tensor) -> None:
+        found = inputs.float().abs().amax(0).cpu()
+        largest[name] = torch.maximum(found, largest.get(name, found))
+
+    observe(model, linears, data, see)
+    return largest

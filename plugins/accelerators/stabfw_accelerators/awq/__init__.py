@@ -71,12 +71,14 @@ class Awq(CalibratedQuantizer[AwqConfig]):
 
     def quantize(self, model: LoadedModel, found: Mapping[str, Any]) -> None:
         """Scale the weights and round them."""
-        from stabfw_accelerators.awq.method import quantize
+        from stabfw_accelerators.awq.method import rounding
         from stabfw_accelerators.linears import chosen_linears
+        from stabfw_accelerators.scaled import quantize_scaled
 
         linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
         for name, linear in linears.items():
-            quantize(linear, self.config.group_size, found[name])
+            config = rounding(self.config.group_size, linear.weight.device)
+            quantize_scaled(linear, config, found[name])
 
     def measure(self, model: LoadedModel) -> tuple[int, int, int]:
         """Count what torchao holds."""

@@ -9,7 +9,7 @@ import torch
 from stabfw.errors import UnsupportedError
 from torch.nn.functional import linear as multiply
 from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-from torchao.quantization import Int4WeightOnlyConfig, quantize_
+from torchao.quantization import Int4WeightOnlyConfig
 
 from stabfw_accelerators.linears import require_groups
 
@@ -60,9 +60,9 @@ def search(weight: torch.Tensor, inputs: torch.Tensor, group_size: int, steps: i
 
 
 def round_in_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Round to four bits between the extremes of each group: what `quantize` stores, restored.
+    """Round to four bits between the extremes of each group, as `rounding` does.
 
-    The kernels store it, but multiply slowly where they are not made for the dtype.
+    torchao's kernel for CPUs is too slow to search with, but for bfloat16.
 
     Args:
         weight: A weight [out, in] in float32.
@@ -74,30 +74,10 @@ def round_in_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     return (low + ((groups - low) / step).round() * step).reshape(weight.shape)
 
 
-@torch.no_grad()
-def quantize(layer: torch.nn.Linear, group_size: int, scales: torch.Tensor | None = None) -> None:
-    """Round a layer's weight to four bits, in groups.
-
-    Args:
-        layer: The layer; its bias stays.
-        group_size: Weights of a row that share scale and zero point.
-        scales: Scales [in] by which the weight is multiplied before it is rounded, and its input
-            divided; None for none.
-    """
-    weight = layer.weight
-    if scales is not None:
-        scales = scales.to(weight.device, weight.dtype)
-        # A new parameter: an output projection may share its weight with the embedding.
-        layer.weight = torch.nn.Parameter(weight * scales, requires_grad=False)
-    quantize_(layer, _config(group_size, weight.device.type == "cpu"))
-    if scales is not None:
-        quantized: Any = layer.weight
-        quantized.act_pre_scale = 1 / scales
-
-
-def _config(group_size: int, on_cpu: bool) -> Any:
-    # Without the last argument, torchao changes settings of the compiler for the whole process.
-    if on_cpu:
+def rounding(group_size: int, device: torch.device) -> Any:
+    """Tell torchao to round to nearest in groups of four bits, with the kernel of a device."""
+    # Without the argument, torchao changes settings of the compiler for the whole process.
+    if device.type == "cpu":
         return PrototypeInt4WeightOnlyConfig(group_size, set_inductor_config=False)
     return Int4WeightOnlyConfig(
         group_size, set_inductor_config=False, int4_packing_format="tile_packed_to_4d"

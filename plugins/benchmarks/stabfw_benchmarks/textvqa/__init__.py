@@ -14,7 +14,7 @@ from stabfw_benchmarks.hub.vqa import vqa_normalised
 
 
 class TextVqa(PeopleBenchmark):
-    """TextVQA, by default the validation split, without the OCR tokens that LLaVA's own evaluation adds."""
+    """TextVQA, the validation split, without the OCR tokens that LLaVA's own evaluation adds."""
 
     hub_id = "lmms-lab/textvqa"
     hub_splits: ClassVar[Mapping[str, Split]] = {
