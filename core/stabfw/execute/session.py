@@ -131,12 +131,13 @@ def _run_stack(
     reason = change = ""
     try:
         before = _state(loaded, cells[0], inputs) if attaching else None
-        with Patch() as patch:
-            for member in members:
-                member.component.attach(model, _artefact(member, store), patch)
-            for cell in cells:
+        for cell in cells:
+            # Attached anew for each cell, so that what a member counts is of this cell only.
+            with Patch() as patch:
+                for member in members:
+                    member.component.attach(model, _artefact(member, store), patch)
                 yield from _run_cell(loaded, cell, todo[cell.key], inputs, store)
-                complete.append(cell.key)
+            complete.append(cell.key)
         if before is not None:
             change = _change(before, loaded, cells[0], inputs)
     except Exception as error:

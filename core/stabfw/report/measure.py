@@ -173,7 +173,12 @@ def measure(
             *failures,
             *(Failure(item.condition, "unsupported", item.reason) for item in plan.unsupported),
         ),
-        notices=(*plan.notices, *_off_published(cells, types, published), *measuring.notices()),
+        notices=(
+            *plan.notices,
+            *_off_published(cells, types, published),
+            *_not_exercised(cells),
+            *measuring.notices(),
+        ),
     )
     return Measured(results, done, measuring.pairs)
 
@@ -200,6 +205,14 @@ def _off_published(
                     f"{item.tolerance:.1%} is reported ({item.source}); find out why before "
                     "reading how answers change"
                 )
+
+
+def _not_exercised(cells: Iterable[CellResult]) -> Iterator[str]:
+    """Name the accelerators that had nothing to do, so that no change says nothing of them."""
+    for cell in cells:
+        for member, report in cell.report.items():
+            if isinstance(why := report.get("engaged"), str):
+                yield f"{cell.condition.label}: {member} was not exercised: {why}"
 
 
 def load_outcomes(plan: Plan, store: Store) -> dict[str, CellOutcomes]:
