@@ -83,9 +83,23 @@ def test_the_cache_shrinks_and_a_token_reduction_shrinks_it_further(
     assert [p.logprobs[1] for p in found] != [p.logprobs[1] for p in only_reduced]
 
 
+def test_rows_are_rounded_alone(tiny: Any, prompts: tuple[Prompt, ...]) -> None:
+    """As hqq would optimize it, the zero points of one row would depend on the others."""
+    accelerator = KvCache(KvCacheConfig(bits=2))
+    together, _ = forced(tiny, prompts[:4], accelerator)
+    for number, prompt in enumerate(prompts[:4]):
+        (alone,), _ = forced(tiny, [prompt], accelerator)
+        assert alone.logprobs == pytest.approx(together[number].logprobs, abs=1e-4)
+
+
 def test_groups_stay_within_a_token(tiny: Any) -> None:
     with Patch() as patch, pytest.raises(UnsupportedError, match="24 does not divide the 32"):
         KvCache(KvCacheConfig(group_size=24)).attach(tiny, None, patch)
+    # Four heads of 32 numbers each: four groups, where hqq packs eight numbers of one bit.
+    with Patch() as patch, pytest.raises(UnsupportedError, match="4 groups of 32, but hqq packs 8"):
+        KvCache(KvCacheConfig(bits=1)).attach(tiny, None, patch)
+    with Patch() as patch:
+        KvCache(KvCacheConfig(bits=1, group_size=16)).attach(tiny, None, patch)
 
 
 def test_it_says_what_it_needs(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

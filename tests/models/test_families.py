@@ -132,7 +132,7 @@ def test_accelerators_keep_to_the_contracts(
     [
         ("awq", {"group_size": 32}),
         ("fp8", {}),
-        ("kv-cache", {"group_size": 16, "bits": 2}),
+        ("kv-cache", {"group_size": 8, "bits": 2}),
         ("smoothquant", {}),
     ],
     ids=["awq", "fp8", "kv-cache", "smoothquant"],

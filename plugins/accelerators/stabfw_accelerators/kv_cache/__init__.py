@@ -51,7 +51,7 @@ class KvCache(Accelerator[KvCacheConfig]):
     After Liu et al., 2024, "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache"
     (https://arxiv.org/abs/2402.02750). Adapted: keys are grouped within a token as values are,
     not along a channel, because transformers' other grouping would mix the rows of a batch; and
-    the whole prompt is quantized, its latest tokens too.
+    the whole prompt is quantized, its latest tokens too. Rounding is to nearest, as theirs.
 
     The first token of an answer is chosen before anything is quantized: answers of one token
     cannot change, and are reported as such.
@@ -77,14 +77,14 @@ class KvCache(Accelerator[KvCacheConfig]):
         return None
 
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
-        """Count what is read from the quantized cache, until the patch ends.
+        """Round group by group, and count what is read from the cache, until the patch ends.
 
         Raises:
-            UnsupportedError: If `group_size` does not divide the width of a head.
+            UnsupportedError: If `group_size` does not suit the heads.
         """
         from stabfw_accelerators.kv_cache.method import watch
 
-        self._tally = watch(model, self.config.group_size, patch)
+        self._tally = watch(model, self.config.bits, self.config.group_size, patch)
 
     def on_generate(self, options: GenerationOptions) -> GenerationOptions:
         """Ask transformers for its quantized cache."""

@@ -1,4 +1,4 @@
-"""What is read from the quantized cache."""
+"""How the cache is rounded, and what is read from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hqq.core.quantize import Quantizer
 from stabfw.components import LoadedModel
 from stabfw.components.patch import Patch
 from stabfw.errors import UnsupportedError
@@ -31,16 +32,30 @@ class Tally:
     bytes_after: int = 0
 
 
-def watch(model: LoadedModel, group_size: int, patch: Patch) -> Tally:
-    """Count how a quantized cache is used, until the patch ends.
+class ToNearest(Quantizer):  # type: ignore[misc]
+    """Rounds between the extremes of each group.
+
+    What hqq does beyond that stops by the error of all groups together, so that an answer would
+    depend on what else is in the batch.
+    """
+
+    @classmethod
+    def quantize(cls, *args: Any, **given: Any) -> Any:
+        """Quantize without optimizing zero points."""
+        return super().quantize(*args, **given, optimize=False)
+
+
+def watch(model: LoadedModel, bits: int, group_size: int, patch: Patch) -> Tally:
+    """Have the cache rounded group by group, and count how it is used, until the patch ends.
 
     Args:
         model: A model with an anatomy.
+        bits: Bits per number.
         group_size: Numbers that share scale and zero point.
         patch: Takes the hooks away.
 
     Raises:
-        UnsupportedError: If the model has no anatomy, or a group would be in two tokens.
+        UnsupportedError: If the model has no anatomy, or the groups do not suit it.
     """
     anatomy, module = model.anatomy, model.module
     if anatomy is None or module is None:
@@ -53,6 +68,13 @@ def watch(model: LoadedModel, group_size: int, patch: Patch) -> Tally:
             f"kv-cache: group_size {group_size} does not divide the {width} numbers of a head; "
             "choose one that does"
         )
+    heads = text.num_key_value_heads or text.num_attention_heads
+    groups, together = heads * width // group_size, 1 if bits == 3 else 8 // bits
+    if groups % together:
+        raise UnsupportedError(
+            f"kv-cache: a token has {groups} groups of {group_size}, but hqq packs {together} "
+            f"numbers of {bits} bits together; choose a smaller group_size"
+        )
     tally = Tally()
 
     def before_decoder(_: Any, args: Any, given: Mapping[str, Any]) -> None:
@@ -61,6 +83,8 @@ def watch(model: LoadedModel, group_size: int, patch: Patch) -> Tally:
             return
         if cache.get_seq_length() == 0:
             tally.prefills += 1
+            for layer in cache.layers:
+                layer.quantizer = ToNearest
             return
         tally.steps += 1
         before, after = map(sum, zip(*map(_bytes, cache.layers), strict=True))
