@@ -306,8 +306,32 @@ class TestCalibration:
         spec = self.spec(make_spec, questions)
         before = only(run(spec, registry=registry), "fitted").key
         with Store(spec.store) as store:
-            store._db.execute("UPDATE artefacts SET data=?", (b'["other", [1]]',))
+            ((recipe,),) = store._db.execute("SELECT recipe FROM artefacts")
+            store._db.execute("DELETE FROM artefacts")
+            store.put_artefact(recipe, b'["other", [1]]')
         assert only(run(spec, registry=registry), "fitted").key != before
+
+    def test_artefact_whose_file_is_gone_is_made_again(
+        self, make_spec: Make, registry: Registry, questions: Path
+    ) -> None:
+        spec = self.spec(make_spec, questions)
+        run(spec, registry=registry)
+        (artefact,) = (spec.store / "artefacts").iterdir()
+        before = artefact.read_bytes()
+        artefact.unlink()
+        assert run(spec, registry=registry).computed == 0
+        assert artefact.read_bytes() == before
+
+    def test_artefact_that_was_damaged_is_not_used(
+        self, make_spec: Make, registry: Registry, questions: Path
+    ) -> None:
+        spec = self.spec(make_spec, questions)
+        run(spec, registry=registry)
+        (artefact,) = (spec.store / "artefacts").iterdir()
+        artefact.write_bytes(b'["other", [1]]')
+        longer = self.spec(make_spec, questions, generation={"max_new_tokens": 9})
+        (failure,) = run(longer, registry=registry).results.failures
+        assert "the artefact of fitted changed" in failure.reason
 
     def test_refuses_data_that_is_evaluated(
         self, make_spec: Make, registry: Registry, questions: Path

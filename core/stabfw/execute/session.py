@@ -300,7 +300,10 @@ def _artefact(member: Member, store: Store) -> Artefact | None:
         return None
     data = store.artefact(member.recipe)
     if data is None or Artefact(data).digest != member.artefact:
-        raise RunError(f"the artefact of {member.type} changed after the plan was made; run again")
+        raise RunError(
+            f"the artefact of {member.type} changed after the plan was made; delete "
+            f"{store.artefact_path(member.artefact)} and run again"
+        )
     return Artefact(data)
 
 

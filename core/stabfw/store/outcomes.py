@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +28,7 @@ from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -119,17 +121,30 @@ class Store:
 
     def artefact(self, recipe: str) -> bytes | None:
         """Return what `put_artefact` kept for a recipe, or None."""
-        rows = self._execute("SELECT data FROM artefacts WHERE recipe=?", recipe)
-        return bytes(rows[0][0]) if rows else None
+        digest = self.artefact_digest(recipe)
+        return None if digest is None else self.artefact_path(digest).read_bytes()
 
     def artefact_digest(self, recipe: str) -> str | None:
         """sha256 of the artefact of a recipe, or None while there is none."""
-        data = self.artefact(recipe)
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        rows = self._execute("SELECT digest FROM artefacts WHERE recipe=?", recipe)
+        return rows[0][0] if rows and self.artefact_path(rows[0][0]).exists() else None
+
+    def artefact_path(self, digest: str) -> Path:
+        """Where an artefact is; quantized weights are too large for the database."""
+        return self.directory / "artefacts" / digest
 
     def put_artefact(self, recipe: str, data: bytes) -> None:
-        """Keep an artefact; the first one made from a recipe stays."""
-        self._execute("INSERT OR IGNORE INTO artefacts VALUES (?, ?)", recipe, data)
+        """Keep an artefact; the first one made from a recipe stays while its file is there."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.artefact_path(digest)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+        if self.artefact_digest(recipe) is None:
+            self._execute("INSERT OR REPLACE INTO artefacts VALUES (?, ?)", recipe, digest)
 
     # Cells
 

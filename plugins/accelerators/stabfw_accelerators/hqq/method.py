@@ -33,11 +33,22 @@ def quantize(
             compute_dtype=linear.weight.dtype,
             device=str(linear.weight.device),
         )
-        # hqq keeps these in a plain dict, where no digest of the weights would see them.
-        for part in ("scale", "zero"):
-            quantized.register_buffer(part, quantized.meta[part], persistent=False)
-        parent, _, leaf = name.rpartition(".")
-        setattr(root.get_submodule(parent), leaf, quantized)
+        settle(root, name, quantized)
+
+
+def settle(root: torch.nn.Module, name: str, layer: HQQLinear) -> None:
+    """Put a layer in the place of another, its scales known to digests of the weights.
+
+    Args:
+        root: The module that holds the other.
+        name: Its dotted name there.
+        layer: The new one.
+    """
+    # hqq keeps these in a plain dict.
+    for part in ("scale", "zero"):
+        layer.register_buffer(part, layer.meta[part], persistent=False)
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, layer)
 
 
 def measure(root: torch.nn.Module | None) -> tuple[int, int, int]:

@@ -1,0 +1,84 @@
+"""Accelerator `gptq`: weights rounded one column after the other, each making up for the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from stabfw.components import Accelerator, LoadedModel, Prompt
+from stabfw.registry import hookimpl
+
+from stabfw_accelerators.quantizer import CalibratedQuantizer, QuantizerConfig
+
+
+class GptqConfig(QuantizerConfig):
+    """Config of `gptq`."""
+
+    bits: Literal[8, 4, 3, 2] = Field(default=4, description="Bits per weight.")
+    group_size: int = Field(
+        default=128,
+        ge=8,
+        multiple_of=8,
+        description="Weights of a row that share scale and zero point.",
+    )
+    damping: float = Field(
+        default=0.01,
+        gt=0,
+        description="Added to the Hessian's diagonal, as a share of its mean.",
+    )
+
+
+class Gptq(CalibratedQuantizer[GptqConfig]):
+    """Second-order rounding after Frantar et al.
+
+    Frantar et al., 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+    Transformers" (https://arxiv.org/abs/2210.17323), algorithm 1: columns are rounded in their
+    order, and what is lost is spread over those that are left, by the inverse Hessian of the
+    layer's inputs. Layer by layer: each sees what the quantized ones before it put out.
+
+    Written from the paper. Weights are stored and restored by the package hqq, with scales and
+    zero points of the extremes of each group, so memory shrinks but nothing gets faster.
+
+    Only run on the CPU for the tests; on CUDA the same code runs.
+    """
+
+    config_cls: ClassVar[type[GptqConfig]] = GptqConfig
+    name: ClassVar[str] = "gptq"
+    packages: ClassVar[tuple[str, ...]] = ("hqq",)
+
+    def __init__(self, config: GptqConfig) -> None:
+        super().__init__(config)
+        self.bits = config.bits
+
+    def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
+        """Quantize the decoder's layers one after the other, and keep what they are stored as."""
+        from stabfw_accelerators.gptq.method import quantize_in_turn
+        from stabfw_accelerators.linears import chosen_linears, require_groups
+
+        linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
+        require_groups(self.name, linears, self.config.group_size)
+        return quantize_in_turn(
+            model, linears, data, self.config.bits, self.config.group_size, self.config.damping
+        )
+
+    def quantize(self, model: LoadedModel, found: Mapping[str, Any]) -> None:
+        """Replace the linear layers by what was found."""
+        from stabfw_accelerators.gptq.method import replace
+        from stabfw_accelerators.linears import chosen_linears
+
+        linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
+        assert model.module is not None, "chosen_linears refuses models without a module"
+        replace(model.module, linears, found, self.config.bits, self.config.group_size)
+
+    def measure(self, model: LoadedModel) -> tuple[int, int, int]:
+        """Count what hqq holds."""
+        from stabfw_accelerators.hqq.method import measure
+
+        return measure(model.module)
+
+
+@hookimpl
+def stabfw_register_accelerators(register: Callable[[str, type[Accelerator[Any]]], None]) -> None:
+    """Offer `gptq`."""
+    register(Gptq.name, Gptq)
