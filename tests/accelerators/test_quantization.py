@@ -29,6 +29,8 @@ from stabfw_accelerators.awq import method as awq
 from stabfw_accelerators.bitsandbytes import LlmInt8, LlmInt8Config, Nf4, Nf4Config
 from stabfw_accelerators.calibration import observe, sample_inputs
 from stabfw_accelerators.fp8 import Fp8, Fp8Config
+from stabfw_accelerators.gptq import Gptq, GptqConfig
+from stabfw_accelerators.gptq import method as gptq
 from stabfw_accelerators.hqq import Hqq, HqqConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
 from stabfw_accelerators.linears import chosen_linears
@@ -82,9 +84,12 @@ def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
         yield loaded
 
 
+DECODER = {"vision": False, "head": False}
+
 CASES = [
     pytest.param(Awq(AwqConfig()), 0.35 / 2, 0.9, id="awq"),
     pytest.param(Fp8(Fp8Config()), 0.26, 0.9, id="fp8"),
+    pytest.param(Gptq(GptqConfig()), 0.35 / 2, 0.9, id="gptq"),
     pytest.param(SmoothQuant(SmoothQuantConfig()), 0.27, 0.9, id="smoothquant"),
     pytest.param(Int8(Int8Config()), 0.35, 0.9, id="int8"),
     pytest.param(Hqq(HqqConfig(bits=8)), 0.35, 0.9, id="hqq-8"),
@@ -134,6 +139,7 @@ def test_fewer_bits_are_further_from_the_weights(tiny: Any) -> None:
     [
         Awq(AwqConfig()),
         Fp8(Fp8Config()),
+        Gptq(GptqConfig()),
         SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig(bits=4)),
@@ -155,7 +161,7 @@ def test_quantizing_is_deterministic(
     assert runs[0][0] != weights_digest(tiny.module)
 
 
-@pytest.mark.parametrize("cls", [Awq, Fp8, SmoothQuant, Int8, Hqq, LlmInt8, Nf4])
+@pytest.mark.parametrize("cls", [Awq, Fp8, Gptq, SmoothQuant, Int8, Hqq, LlmInt8, Nf4])
 def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
     def changed(**parts: bool) -> set[str]:
         accelerator = cls(cls.config_cls(**parts))
@@ -171,7 +177,7 @@ def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
         }
 
     assert changed() == {"language_model"}
-    if cls is not Awq:  # Its kernel does not take the sizes of this head.
+    if cls not in (Awq, Gptq):  # They do not take the sizes of this head.
         assert changed(head=True) == {"language_model", "lm_head"}
     assert changed(vision=True) == {"language_model", "vision_tower", "multi_modal_projector"}
 
@@ -181,6 +187,15 @@ def test_group_size_that_does_not_fit_is_refused_before_anything_changes(tiny: A
     with pytest.raises(UnsupportedError, match="group_size 48 does not divide the 128 inputs"):
         Hqq(HqqConfig(group_size=48)).transform(tiny, None)
     assert weights_digest(tiny.module) == before
+
+
+def test_groups_that_cannot_be_packed_are_refused(tiny: Any) -> None:
+    assert tiny.module.lm_head.out_features % 2
+    for accelerator in (Hqq(HqqConfig(group_size=128, head=True)), Gptq(GptqConfig(head=True))):
+        with pytest.raises(UnsupportedError, match="457 groups of 128, but hqq packs 2 numbers"):
+            if accelerator.needs_fit:
+                accelerator.fit(tiny, [])
+            accelerator.transform(tiny, None)
 
 
 def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
@@ -197,6 +212,7 @@ def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
     [
         Awq(AwqConfig()),
         Fp8(Fp8Config()),
+        Gptq(GptqConfig()),
         SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig()),
@@ -216,6 +232,7 @@ def test_untouched_model_is_reported_as_not_engaged(
     [
         Awq(AwqConfig()),
         Fp8(Fp8Config()),
+        Gptq(GptqConfig()),
         SmoothQuant(SmoothQuantConfig()),
         Int8(Int8Config()),
         Hqq(HqqConfig()),
@@ -409,3 +426,61 @@ def test_fp8_rounds_activations_only_where_they_can_be_multiplied(tiny: Any) -> 
     half = replace(tiny.request, device="cuda:0", dtype="float16")
     assert "bfloat16" in str(accelerator.supports(tiny.info, half))
     assert accelerator.supports(tiny.info, replace(half, dtype="bfloat16")) is None
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_gptq_rounds_to_nearest_where_inputs_are_not_related(bits: int) -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    rounded = gptq.solve(weight, torch.eye(64), bits, 32, 0.01)
+    groups = weight.reshape(16, 2, 32)
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    step = (high - low) / (2**bits - 1)
+    nearest = (low + ((groups - low) / step).round() * step).reshape(16, 64)
+    assert torch.allclose(rounded.restored(), nearest, atol=1e-5)
+    assert set(rounded.codes.unique().tolist()) <= set(range(2**bits))
+
+
+def test_gptq_makes_up_for_what_rounding_loses() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 128, generator=generator)
+    # Inputs of few causes, as those of language models are.
+    inputs = torch.randn(400, 16, generator=generator) @ torch.randn(16, 128, generator=generator)
+    inputs += 0.1 * torch.randn(400, 128, generator=generator)
+    seen, unseen = inputs[:300], inputs[300:]
+    rounded = gptq.solve(weight, seen.T @ seen, 4, 32, 0.01).restored()
+    nearest = gptq.solve(weight, torch.eye(128), 4, 32, 0.01).restored()
+    exact = unseen @ weight.T
+    assert (unseen @ rounded.T - exact).norm() < 0.5 * (unseen @ nearest.T - exact).norm()
+
+
+def test_gptq_multiplies_with_what_it_found_and_looks_at_rounded_layers(tiny: Any) -> None:
+    accelerator = Gptq(GptqConfig(group_size=32))
+    asked = scenes_of("train", 2)
+    model = TinyLlava(TinyConfig(device="cpu", dtype="float32", threads=1))
+    with model.open(model.request()) as loaded:
+        artefact = accelerator.fit(loaded, asked)
+        # What is thrown away holds the rounded weights: what it answers is what will be answered.
+        kept = {n: x.weight.clone() for n, x in chosen_linears(loaded, **DECODER).items()}
+        last = "model.language_model.layers.5.self_attn.q_proj"
+        linears = {last: loaded.module.get_submodule(last)}
+        inputs = sample_inputs(loaded, linears, asked, 10**6)[last]
+    with model.open(model.request()) as loaded:
+        accelerator.transform(loaded, artefact)
+        generator = torch.Generator().manual_seed(0)
+        for name, weight in kept.items():
+            states = torch.randn(3, weight.shape[1], generator=generator)
+            found = loaded.module.get_submodule(name)(states)
+            assert torch.allclose(found, states @ weight.T, atol=1e-4)
+    rounded = gptq.solve(
+        tiny.module.get_submodule(last).weight, inputs.T @ inputs, 4, 32, 0.01
+    ).restored()
+    assert torch.allclose(rounded, kept[last], atol=1e-4)
+
+
+def test_gptq_keeps_the_order_of_the_model(tiny: Any) -> None:
+    linears = chosen_linears(tiny, vision=True, head=True)
+    turns = gptq.in_turn(tiny, linears)
+    assert sorted(name for names in turns for name in names) == sorted(linears)
+    assert [len(names) for names in turns[1:]] == [7] * 6 + [1]
+    assert all("vision" in name or "projector" in name for name in turns[0])
+    assert all(f"layers.{number}." in name for number in range(6) for name in turns[1 + number])

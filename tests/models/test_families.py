@@ -132,10 +132,11 @@ def test_accelerators_keep_to_the_contracts(
     [
         ("awq", {"group_size": 32}),
         ("fp8", {}),
+        ("gptq", {"group_size": 16}),
         ("kv-cache", {"group_size": 8, "bits": 2}),
         ("smoothquant", {}),
     ],
-    ids=["awq", "fp8", "kv-cache", "smoothquant"],
+    ids=["awq", "fp8", "gptq", "kv-cache", "smoothquant"],
 )
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_more_quantizers_keep_to_the_contracts(

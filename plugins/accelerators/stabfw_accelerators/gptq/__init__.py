@@ -54,10 +54,11 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
     def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
         """Quantize the decoder's layers one after the other, and keep what they are stored as."""
         from stabfw_accelerators.gptq.method import quantize_in_turn
-        from stabfw_accelerators.linears import chosen_linears, require_groups
+        from stabfw_accelerators.hqq.method import require_packable
+        from stabfw_accelerators.linears import chosen_linears
 
         linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
-        require_groups(self.name, linears, self.config.group_size)
+        require_packable(self.name, linears, self.config.bits, self.config.group_size)
         return quantize_in_turn(
             model, linears, data, self.config.bits, self.config.group_size, self.config.damping
         )

@@ -64,8 +64,9 @@ def solve(
         end = begin + group_size
         group = left[:, begin:end]
         low, high = group.aminmax(dim=1)
-        scale = ((high - low) / most).clamp(min=1e-6)
-        zero = -low / scale
+        # As they are stored, so that columns make up for their rounding as well.
+        scale = ((high - low) / most).clamp(min=1e-6).to(weight.dtype).float()
+        zero = (-low / scale).to(weight.dtype).float()
         lost = torch.zeros_like(group)
         for column in range(begin, end):
             now = left[:, column]
@@ -105,7 +106,7 @@ def quantize_in_turn(
         For each layer the packed integers, scales and zero points: what `replace` takes.
     """
     found: dict[str, torch.Tensor] = {}
-    for names in _in_turn(model, linears):
+    for names in in_turn(model, linears):
         hessians: dict[str, torch.Tensor] = {}
 
         def see(name: str, inputs: torch.Tensor, sums: Any = hessians) -> None:
@@ -126,7 +127,7 @@ def quantize_in_turn(
     return found
 
 
-def _in_turn(model: LoadedModel, linears: Mapping[str, torch.nn.Linear]) -> list[list[str]]:
+def in_turn(model: LoadedModel, linears: Mapping[str, torch.nn.Linear]) -> list[list[str]]:
     """What is before the decoder, then its layers, then the output projection."""
     assert model.anatomy is not None, "chosen_linears refuses models without an anatomy"
     place = {

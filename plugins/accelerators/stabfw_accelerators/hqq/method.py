@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+from stabfw.errors import UnsupportedError
 
 from stabfw_accelerators.linears import require_groups
 
@@ -22,10 +23,9 @@ def quantize(
         group_size: Weights of a row that share scale and zero point.
 
     Raises:
-        UnsupportedError: If `group_size` does not divide the width of a layer. Nothing has been
-            changed then.
+        UnsupportedError: If `group_size` does not suit a layer. Nothing has been changed then.
     """
-    require_groups("hqq", linears, group_size)
+    require_packable("hqq", linears, bits, group_size)
     for name, linear in linears.items():
         quantized = HQQLinear(
             linear,
@@ -34,6 +34,36 @@ def quantize(
             device=str(linear.weight.device),
         )
         settle(root, name, quantized)
+
+
+def require_packable(
+    who: str, linears: Mapping[str, torch.nn.Linear], bits: int, group_size: int
+) -> None:
+    """Refuse layers that hqq cannot store.
+
+    Args:
+        who: The quantizer, for the message.
+        linears: The layers by dotted name.
+        bits: Bits per weight.
+        group_size: Weights of a row that share scale and zero point.
+
+    Raises:
+        UnsupportedError: If `group_size` does not divide the width of a layer, or the number of
+            groups cannot be packed.
+    """
+    require_groups(who, linears, group_size)
+    together = packed_together(bits)
+    for name, linear in linears.items():
+        if (groups := linear.weight.numel() // group_size) % together:
+            raise UnsupportedError(
+                f"{who}: {name} has {groups} groups of {group_size}, but hqq packs {together} "
+                f"numbers of {bits} bits together; choose a smaller group_size"
+            )
+
+
+def packed_together(bits: int) -> int:
+    """How many groups hqq can only store together; three bits are filled up instead."""
+    return 1 if bits == 3 else 8 // bits
 
 
 def settle(root: torch.nn.Module, name: str, layer: HQQLinear) -> None:

@@ -12,6 +12,8 @@ from stabfw.components.patch import Patch
 from stabfw.errors import UnsupportedError
 from transformers import QuantizedCache
 
+from stabfw_accelerators.hqq.method import packed_together
+
 
 @dataclass
 class Tally:
@@ -69,7 +71,7 @@ def watch(model: LoadedModel, bits: int, group_size: int, patch: Patch) -> Tally
             "choose one that does"
         )
     heads = text.num_key_value_heads or text.num_attention_heads
-    groups, together = heads * width // group_size, 1 if bits == 3 else 8 // bits
+    groups, together = heads * width // group_size, packed_together(bits)
     if groups % together:
         raise UnsupportedError(
             f"kv-cache: a token has {groups} groups of {group_size}, but hqq packs {together} "
