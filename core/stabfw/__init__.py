@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stabfw.experiment import fit as fit
     from stabfw.experiment import outcomes_of as outcomes_of
     from stabfw.experiment import run as run
     from stabfw.registry import Observers as Observers
@@ -29,6 +30,7 @@ _HOMES = {
     "ExperimentSpec": "stabfw.spec",
     "Observers": "stabfw.registry",
     "Registry": "stabfw.registry",
+    "fit": "stabfw.experiment",
     "hookimpl": "stabfw.registry",
     "load_spec": "stabfw.spec",
     "outcomes_of": "stabfw.experiment",

@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabfw.components import Kind
-from stabfw.errors import DataError, RunError, blaming
+from stabfw.components import Artefact, Kind
+from stabfw.errors import DataError, RunError, SpecError, UnsupportedError, blaming
 from stabfw.execute.messages import WORKER
 from stabfw.plan import Cell, Condition, Fit, Plan, Session, make_plan
 from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
 from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
-from stabfw.spec import ExperimentSpec, components, label, load_spec, to_yaml
+from stabfw.spec import Controls, ExperimentSpec, components, label, load_spec, to_yaml
 from stabfw.store import Store, digest
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
         if plan.fits:
-            _fit(plan.fits, store)
+            _fit(plan.fits, store, observers)
             plan = make_plan(spec, registry, store)
         for cell in plan.cells:
             # What could not be asked may be readable again; its key does not tell.
@@ -113,6 +113,73 @@ def run(
     observers.notify(events.MetricsReady(results))
     observers.notify(events.RunEnd(results, directory, spec))
     return Run(results, directory, computed=len(todo))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An accelerator's artefact.
+
+    Attributes:
+        label: What was fitted, for people.
+        digest: sha256 of the artefact.
+        path: Where it is.
+        computed: Whether it was fitted now; it was in the store otherwise.
+    """
+
+    label: str
+    digest: str
+    path: Path
+    computed: bool
+
+
+def fit(
+    spec: ExperimentSpec,
+    stack: str,
+    *,
+    registry: Registry | None = None,
+    observers: Observers | None = None,
+) -> tuple[Fitted, ...]:
+    """Fit the accelerators of one stack, as `run` would before it asks anything.
+
+    Args:
+        spec: The experiment, with its calibration data.
+        stack: Name of the stack.
+        registry: Where plugins come from; all installed ones by default.
+        observers: Who is told what happens.
+
+    Returns:
+        An artefact for each model and each accelerator that has to be fitted.
+
+    Raises:
+        SpecError: If there is no such stack.
+        UnsupportedError: If the stack cannot work on any of the models.
+        StabfwError: If an accelerator cannot be fitted as asked; see `stabfw.errors`.
+    """
+    if stack not in spec.stacks:
+        raise SpecError(f"there is no stack '{stack}' in this spec: {', '.join(spec.stacks)}")
+    registry = registry or Registry()
+    observers = observers or Observers(registry)
+    only = {"stacks": {stack: spec.stacks[stack]}, "controls": Controls(noise_floor=None)}
+    with Store(spec.store) as store:
+        plan = make_plan(spec.model_copy(update=only), registry, store)
+        cells = [(c, key) for c, key in plan.named.items() if c.stack == stack]
+        if not cells and plan.unsupported:
+            raise UnsupportedError(f"stack '{stack}': {plan.unsupported[0].reason}")
+        _fit(plan.fits, store, observers)
+        by_key = {cell.key: cell for cell in plan.cells}
+        labels = {
+            member.recipe: f"{member.type} for {condition.model}"
+            for condition, key in cells
+            for member in by_key[key].members
+            if member.recipe
+        }
+        new = {item.recipe for item in plan.fits}
+        found = {recipe: store.artefact_digest(recipe) for recipe in labels}
+        return tuple(
+            Fitted(labels[recipe], digest, store.artefact_path(digest), recipe in new)
+            for recipe, digest in found.items()
+            if digest is not None
+        )
 
 
 def _refuse_import_by_worker() -> None:
@@ -306,16 +373,19 @@ def _report(
     return measured.results
 
 
-def _fit(fits: Sequence[Fit], store: Store) -> None:
+def _fit(fits: Sequence[Fit], store: Store, observers: Observers) -> None:
     from stabfw.execute.inputs import Inputs
     from stabfw.execute.session import run_fit
 
     inputs = Inputs()
     for fit in fits:
-        log.info("fitting %s", fit.label)
+        observers.notify(events.FitStart(fit.label, len(fit.instance_ids)))
+        begin = time.monotonic()
         with blaming(fit.member.origin, "fit()"):
             artefact = run_fit(fit, inputs)
         store.put_artefact(fit.recipe, artefact)
+        digest = Artefact(artefact).digest
+        observers.notify(events.FitEnd(fit.label, digest, time.monotonic() - begin))
 
 
 def _done(store: Store, cell: Cell) -> bool:

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("stabfw.cli.init", "Write a commented spec to start from."),
     "check": ("stabfw.cli.check", "Check a plugin against the contracts."),
     "plan": ("stabfw.cli.plan", "Show what a run would compute, without computing it."),
+    "fit": ("stabfw.cli.fit", "Calibrate or train the accelerators of a stack."),
     "run": ("stabfw.cli.run", "Run an experiment, or what is left of it."),
     "show": ("stabfw.cli.show", "Show the results of a run."),
     "compare": ("stabfw.cli.compare", "Compare two runs."),

@@ -11,8 +11,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -33,6 +35,31 @@ class ProgressObserver:
         self._label = ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+
+    @hookimpl
+    def stabfw_fit_start(self, event: Any) -> None:
+        """Name what is fitted, and let the time run."""
+        what = f"fitting {event.label} to {event.instances} instances"
+        if not self._live:
+            self._console.print(escape(what), highlight=False)
+            return
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._bar.add_task(what, total=None)
+        self._bar.start()
+
+    @hookimpl
+    def stabfw_fit_end(self, event: Any) -> None:
+        """Say how long it took."""
+        self.close()
+        self._console.print(
+            escape(f"fitted {event.label} in {event.seconds:.0f} s"), highlight=False
+        )
 
     @hookimpl
     def stabfw_plan_ready(self, event: Any) -> None:

@@ -22,6 +22,36 @@ class Event:
 
 
 @dataclass(frozen=True)
+class FitStart(Event):
+    """An accelerator is about to be fitted.
+
+    Attributes:
+        label: What is fitted, for people.
+        instances: Number of instances that it is fitted to.
+    """
+
+    hook: ClassVar[str] = "stabfw_fit_start"
+    label: str
+    instances: int
+
+
+@dataclass(frozen=True)
+class FitEnd(Event):
+    """An accelerator was fitted.
+
+    Attributes:
+        label: What was fitted, for people.
+        digest: sha256 of the artefact.
+        seconds: Time that it took, loading the model included.
+    """
+
+    hook: ClassVar[str] = "stabfw_fit_end"
+    label: str
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PlanReady(Event):
     """It is known what has to be computed.
 

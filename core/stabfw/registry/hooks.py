@@ -83,6 +83,24 @@ def stabfw_register_metrics(register: Callable[[str, type[Metric[Any]]], None]) 
 
 
 @hookspec
+def stabfw_fit_start(event: events.FitStart) -> None:
+    """Called before each fit of an accelerator whose artefact is not in the store.
+
+    Args:
+        event: What is fitted, and to how much.
+    """
+
+
+@hookspec
+def stabfw_fit_end(event: events.FitEnd) -> None:
+    """Called after each fit, when its artefact is safe in the store.
+
+    Args:
+        event: What was fitted, and what came of it.
+    """
+
+
+@hookspec
 def stabfw_plan_ready(event: events.PlanReady) -> None:
     """Called once, when the spec is expanded into cells and the store has been looked up.
 
