@@ -15,6 +15,8 @@ PLAN = events.PlanReady("demo", cells=3, cached=1, instances=20)
 ALL = [
     PLAN,
     events.RunStart("demo", Path("runs/demo")),
+    events.FitStart("toy", instances=4),
+    events.FitEnd("toy", "digest", seconds=0.5),
     events.SessionStart("toy", cells=2),
     events.CellStart("k", "toy", total=10, done=4),
     events.Outcomes("k", "toy", count=6, seconds=0.5),
