@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,10 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "hf-vlm": {"source": str(WEIGHTS / "tiny-llava")},
     "llava": {"source": str(WEIGHTS / "tiny-llava")},
 }
-#: Tried where there is what they need: another checkpoint, one of their family, a server, data.
+#: Tried where there is what they need: another checkpoint, one of their family, a server, data,
+#: a compiler.
 TRIED_ELSEWHERE = {
+    *(() if shutil.which("g++") else ("compile",)),
     *("llava-next", "openai-endpoint", "qwen2-vl", "qwen2.5-vl", "replace"),
     *(
         name
