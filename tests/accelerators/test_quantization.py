@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ from stabfw.components import (
 )
 from stabfw.components.patch import fingerprint, weights_digest
 from stabfw.errors import UnsupportedError
+from stabfw.experiment import run
+from stabfw.registry import Registry
+from stabfw.spec import parse_spec
 from stabfw_accelerators.awq import Awq, AwqConfig
 from stabfw_accelerators.awq import method as awq
 from stabfw_accelerators.bitsandbytes import LlmInt8, LlmInt8Config, Nf4, Nf4Config
@@ -484,3 +488,29 @@ def test_gptq_keeps_the_order_of_the_model(tiny: Any) -> None:
     assert [len(names) for names in turns[1:]] == [7] * 6 + [1]
     assert all("vision" in name or "projector" in name for name in turns[0])
     assert all(f"layers.{number}." in name for number in range(6) for name in turns[1 + number])
+
+
+def test_a_spec_names_the_data_and_the_report_the_artefact(tmp_path: Path) -> None:
+    registry = Registry()
+    spec = parse_spec(
+        {
+            "stabfw": 1,
+            "name": "calibrated",
+            "models": ["tiny-llava"],
+            "stacks": {"smooth": ["smoothquant"], "gptq+fastv": ["gptq", "fastv"]},
+            "benchmarks": [{"type": "shapes", "limit": 8}],
+            "calibration": {"benchmark": "shapes", "split": "train", "limit": 4},
+            "controls": {"noise_floor": None},
+            "store": str(tmp_path / "store"),
+            "runs": str(tmp_path / "runs"),
+            "tracking": {"uri": None},
+        },
+        registry,
+    )
+    results = run(spec, registry=registry).results
+    assert results.failures == ()
+    told = {name: report for cell in results.cells for name, report in cell.report.items()}
+    kept = {path.name for path in (tmp_path / "store" / "artefacts").iterdir()}
+    assert {told[name]["artefact"] for name in ("smoothquant", "gptq")} == kept
+    assert told["gptq"]["engaged"] is told["fastv"]["engaged"] is True
+    assert "artefact" not in told["fastv"]
