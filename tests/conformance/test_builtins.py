@@ -39,16 +39,32 @@ TRIED_ELSEWHERE = {
 FAILURES: Mapping[str, Mapping[str, str]] = {
     "llm-int8": {"check_batch_equals_single": "outliers are looked for in the whole batch"},
 }
+#: Tried by `make check-all` only: fitted several times, or by kernels that are slow in float32.
+SLOW = {"awq", "compile", "gptq"}
 TINY = TinyLlava(TinyConfig(device="cpu", threads=1))
 
 
-@parametrize_with_checks(
-    [(kind, name, CONFIGS.get(name)) for kind, name in BUILT_IN if name not in TRIED_ELSEWHERE],
-    registry=REGISTRY,
-    expected_failures=FAILURES,
-    model=TINY,
-)
+def tried(slow: bool) -> Any:
+    return parametrize_with_checks(
+        [
+            (kind, name, CONFIGS.get(name))
+            for kind, name in BUILT_IN
+            if name not in TRIED_ELSEWHERE and (name in SLOW) == slow
+        ],
+        registry=REGISTRY,
+        expected_failures={n: told for n, told in FAILURES.items() if (n in SLOW) == slow},
+        model=TINY,
+    )
+
+
+@tried(slow=False)
 def test_conformance(check: BoundCheck) -> None:
+    check()
+
+
+@pytest.mark.slow
+@tried(slow=True)
+def test_conformance_of_slow_ones(check: BoundCheck) -> None:
     check()
 
 
