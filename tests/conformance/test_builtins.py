@@ -40,7 +40,7 @@ FAILURES: Mapping[str, Mapping[str, str]] = {
     "llm-int8": {"check_batch_equals_single": "outliers are looked for in the whole batch"},
 }
 #: Tried by `make check-all` only: fitted several times, or by kernels that are slow in float32.
-SLOW = {"awq", "compile", "gptq"}
+SLOW = {"awq", "compile", "gptq", "smoothquant"}
 TINY = TinyLlava(TinyConfig(device="cpu", threads=1))
 
 
