@@ -86,6 +86,11 @@ class Context:
         self.visual_tokens = len(self._columns)
 
     @property
+    def original_visual_tokens(self) -> int:
+        """How many visual tokens the row had before the first layer."""
+        return int(self._stage.sight.visual[self._row].sum())
+
+    @property
     def instance_id(self) -> str:
         """Id of the instance that the row asks about.
 
