@@ -84,7 +84,7 @@ def run(
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
         if plan.fits:
-            _fit(plan.fits, store)
+            _fit(plan.fits, spec, store, observers)
             plan = make_plan(spec, registry, store)
         for cell in plan.cells:
             # What could not be asked may be readable again; its key does not tell.
@@ -286,8 +286,8 @@ def _report(
     failures: Iterable[Failure],
     directory: Path,
 ) -> Results:
+    from stabfw.components.files import write_atomic
     from stabfw.report.measure import measure
-    from stabfw.report.serialise import write_atomic
     from stabfw.report.write import write_report
 
     measured = measure(
@@ -306,16 +306,30 @@ def _report(
     return measured.results
 
 
-def _fit(fits: Sequence[Fit], store: Store) -> None:
+def _fit(fits: Sequence[Fit], spec: ExperimentSpec, store: Store, observers: Observers) -> None:
     from stabfw.execute.inputs import Inputs
     from stabfw.execute.session import run_fit
 
     inputs = Inputs()
     for fit in fits:
+        begin = time.monotonic()
+        curve: dict[int, Mapping[str, float]] = {}
+
+        def progress(
+            done: int,
+            total: int,
+            values: Mapping[str, float],
+            label: str = fit.label,
+            curve: dict[int, Mapping[str, float]] = curve,
+        ) -> None:
+            curve[done] = dict(values)
+            observers.notify(events.FitProgress(label, done, total, curve[done]))
+
         log.info("fitting %s", fit.label)
         with blaming(fit.member.origin, "fit()"):
-            artefact = run_fit(fit, inputs)
-        store.put_artefact(fit.recipe, artefact)
+            artefact = run_fit(fit, inputs, store, progress)
+        seconds = time.monotonic() - begin
+        observers.notify(events.FitEnd(fit.label, artefact, seconds, curve, spec))
 
 
 def _done(store: Store, cell: Cell) -> bool:

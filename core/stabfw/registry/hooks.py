@@ -101,6 +101,24 @@ def stabfw_run_start(event: events.RunStart) -> None:
 
 
 @hookspec
+def stabfw_fit_progress(event: events.FitProgress) -> None:
+    """Called during a calibration or training, before anything is planned with its artefact.
+
+    Args:
+        event: How far it is.
+    """
+
+
+@hookspec
+def stabfw_fit_end(event: events.FitEnd) -> None:
+    """Called after each calibration or training.
+
+    Args:
+        event: The artefact that it made, and the curve of its values.
+    """
+
+
+@hookspec
 def stabfw_session_start(event: events.SessionStart) -> None:
     """Called before each loading of a model.
 

@@ -22,11 +22,12 @@ from stabfw.components.data import (
     Score,
     TopToken,
 )
+from stabfw.components.files import write_atomic
 from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -119,17 +120,57 @@ class Store:
 
     def artefact(self, recipe: str) -> bytes | None:
         """Return what `put_artefact` kept for a recipe, or None."""
-        rows = self._execute("SELECT data FROM artefacts WHERE recipe=?", recipe)
-        return bytes(rows[0][0]) if rows else None
+        digest = self.artefact_digest(recipe)
+        return None if digest is None else self._read(digest)
 
     def artefact_digest(self, recipe: str) -> str | None:
         """sha256 of the artefact of a recipe, or None while there is none."""
-        data = self.artefact(recipe)
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        rows = self._execute("SELECT digest FROM artefacts WHERE recipe=?", recipe)
+        return str(rows[0][0]) if rows and self._file(rows[0][0]).exists() else None
 
-    def put_artefact(self, recipe: str, data: bytes) -> None:
-        """Keep an artefact; the first one made from a recipe stays."""
-        self._execute("INSERT OR IGNORE INTO artefacts VALUES (?, ?)", recipe, data)
+    def put_artefact(self, recipe: str, data: bytes) -> str:
+        """Keep an artefact; the first one made from a recipe stays.
+
+        Returns:
+            Its sha256, or that of the first one.
+        """
+        if (first := self.artefact_digest(recipe)) is not None:
+            return first
+        digest = hashlib.sha256(data).hexdigest()
+        self._write(digest, data)
+        self._execute("INSERT OR REPLACE INTO artefacts VALUES (?, ?)", recipe, digest)
+        with contextlib.suppress(OSError):
+            self._file(_unfinished(recipe)).unlink(missing_ok=True)
+        return digest
+
+    def unfinished(self, recipe: str) -> bytes | None:
+        """Return what `put_unfinished` kept of a fit that did not come to its end, or None."""
+        return self._read(_unfinished(recipe))
+
+    def put_unfinished(self, recipe: str, data: bytes) -> None:
+        """Keep a state from which a fit can go on, until its artefact is kept."""
+        self._write(_unfinished(recipe), data)
+
+    def _file(self, name: str) -> Path:
+        # Weights may be larger than what SQLite takes for one value.
+        return self.directory / "artefacts" / name
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._file(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self._file(name)}: cannot be read: {error.strerror}") from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_atomic(self._file(name), data)
+        except OSError as error:
+            raise StoreError(
+                f"{self._file(name)}: cannot be written: {error.strerror}; free some space, or "
+                "use another store (--set store=DIR)"
+            ) from error
 
     # Cells
 
@@ -390,6 +431,10 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
         decode_ms=decode_ms,
         error=error,
     )
+
+
+def _unfinished(recipe: str) -> str:
+    return f"{recipe}.unfinished"
 
 
 def _cell(row: tuple[Any, ...]) -> CellRow:

@@ -56,4 +56,4 @@ CREATE TABLE scores (
     PRIMARY KEY (key, instance, scorer)
 ) WITHOUT ROWID;
 
-CREATE TABLE artefacts (recipe TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE artefacts (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;

@@ -22,7 +22,7 @@ from stabfw.components import (
 )
 from stabfw.components.patch import Patch, fingerprint, weights_digest
 from stabfw.testing.check import NotApplicableError, require
-from stabfw.testing.samples import prompts
+from stabfw.testing.samples import fit_data, prompts
 from stabfw.testing.subject import Subject
 
 #: Long enough to decode with a cache, short enough for a check.
@@ -214,7 +214,7 @@ def trial(subject: Subject, fresh: bool = False, **changes: Any) -> Iterator[Tri
     accelerator, artefact = plan.accelerator, None
     if accelerator.needs_fit:
         with bench.opened(plan.request, fresh=True) as model:
-            artefact = accelerator.fit(model, prompts())
+            artefact = accelerator.fit(model, fit_data())
     transforms = type(accelerator).transform is not Accelerator.transform
     transform = accelerator if transforms else None
     with bench.opened(plan.request, transform, artefact, fresh) as model:
