@@ -113,9 +113,26 @@ class _Gates:
         """An additive mask that hides dropped tokens from all but themselves."""
         if self._mask is None:
             others = 1 - torch.eye(self.kept.shape[1], device=self.kept.device)
-            hidden = self.kept.clamp(min=_NOTHING).log()
+            kept = self.kept.clone()
+            if kept.requires_grad:
+                kept.register_hook(_bounded_by(kept.detach()))
+            hidden = (kept + _NOTHING).log()
             self._mask = self.allowed + hidden[:, None, None] * others
         return self._mask
+
+
+def _bounded_by(kept: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Let no dropped token pull harder than the hardest-pulling kept one.
+
+    What a dropped token would do is told by a gradient of exp(A), without a bound: a few tokens
+    that attention would turn to would otherwise decide every step.
+    """
+
+    def bound(gradient: torch.Tensor) -> torch.Tensor:
+        most = (gradient.abs() * kept).amax()
+        return gradient.clamp(-most, most)
+
+    return bound
 
 
 def _step(
@@ -178,10 +195,11 @@ def _forward(
             hook = _gate(gates, modules.get(number), temperature)
             patch.pre_hook(model.anatomy.layers[number], hook)
         logits = model.module(**inputs, use_cache=False, logits_to_keep=answered + 1).logits
-    loss = nn.functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
     )
-    return loss, gates.shares
+    # Every example weighs the same, whatever its length and whatever goes along with it.
+    return (losses.sum(1) / (labels != _IGNORED).sum(1)).mean(), gates.shares
 
 
 def _gate(gates: _Gates, module: Decision | None, temperature: float) -> Callable[..., Any]:
