@@ -49,7 +49,7 @@ def test_only_the_attention_of_the_request_changes(tiny: Any) -> None:
 
 
 def test_plugins_import_nothing_heavy() -> None:
-    names = ("attention", "divprune", "fastv", "hqq", "int8", "random_drop", "vtw")
+    names = ("attention", "divprune", "fastv", "hqq", "int8", "pyramiddrop", "random_drop", "vtw")
     imports = "\n".join(f"import stabfw_accelerators.{name}" for name in names)
     code = (
         f"import sys\n{imports}\n"

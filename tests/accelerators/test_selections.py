@@ -10,8 +10,10 @@ import pytest
 import torch
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
+from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.divprune.method import diverse
+from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDropConfig
 from stabfw_accelerators.vtw import Vtw, VtwConfig
 
@@ -30,6 +32,7 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
         pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), (16,) * 6, id="divprune"),
         pytest.param(Vtw(VtwConfig()), (64, 64, 0, 0, 0, 0), id="vtw"),
         pytest.param(Vtw(VtwConfig(layer=5)), (64, 64, 64, 64, 64, 0), id="vtw-deep"),
+        pytest.param(PyramidDrop(PyramidDropConfig()), (64, 32, 32, 16, 8, 8), id="pyramiddrop"),
     ],
 )
 def test_tokens_are_dropped_where_they_should_and_whatever_the_batch(
@@ -145,3 +148,72 @@ class TestVtw:
             expected = logits()
         assert torch.allclose(found, expected, atol=1e-4)
         assert not torch.allclose(found, logits(), atol=1e-2)
+
+
+class TestPyramidDrop:
+    @pytest.mark.parametrize(
+        ("layers", "at"), [(32, (8, 16, 24)), (28, (7, 14, 21)), (6, (1, 3, 4)), (4, (1, 2, 3))]
+    )
+    def test_stages_split_the_model_evenly(self, layers: int, at: tuple[int, ...]) -> None:
+        stages = PyramidDrop(PyramidDropConfig()).stages(layers)
+        assert stages == dict(zip(at, (0.5, 0.25, 0.125), strict=True))
+        placed = PyramidDropConfig(layers=(2, 9), keep_ratios=(0.75, 0.1))
+        assert PyramidDrop(placed).stages(layers) == {2: 0.75, 9: 0.1}
+
+    def test_each_stage_keeps_what_its_layer_attends_to_most(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """The first stage, against the attention that the model itself computes there."""
+        chosen: list[torch.Tensor] = []
+        select = PyramidDrop(PyramidDropConfig()).select(3, 0.25)
+
+        def spy(context: Context) -> Reduction:
+            chosen.append(select(context).keep)
+            return Reduction(chosen[-1])
+
+        encoded = tiny.encode(prompts[:4])
+        with Patch() as patch, torch.inference_mode():
+            reduce_visual_tokens(tiny, {3: spy}, patch)
+            tiny.module(**encoded.inputs)
+        tiny.reduced_tokens = ()
+        tiny.module.set_attn_implementation("eager")
+        try:
+            with torch.inference_mode():
+                layers = tiny.module(**encoded.inputs, output_attentions=True).attentions
+        finally:
+            tiny.module.set_attn_implementation("sdpa")
+        for row, keep in enumerate(chosen):
+            visual = encoded.inputs["input_ids"][row] == tiny.anatomy.image_token_id
+            scores = layers[3][row, :, -1, visual].mean(0)
+            assert keep.tolist() == sorted(scores.topk(16).indices.tolist())
+
+    def test_keeping_all_is_bit_identical(
+        self, tiny: Any, ask: Ask, baseline: list[Prediction]
+    ) -> None:
+        method = PyramidDrop(PyramidDropConfig(keep_ratios=(1, 1, 1)))
+        found = attached(method, tiny, lambda: ask(tiny))
+        assert [(p.token_ids, p.top) for p in found] == [(p.token_ids, p.top) for p in baseline]
+        assert method.report(tiny)["engaged"] is False
+
+    @pytest.mark.parametrize(
+        ("config", "reason"),
+        [
+            ({"keep_ratios": (0.25, 0.5)}, "must not rise"),
+            ({"layers": (1, 2)}, "give one for each"),
+            ({"layers": (3, 2, 4)}, "layers must rise"),
+            ({"keep_ratios": ()}, "at least 1"),
+            ({"keep_ratios": (0.5, 0.0)}, "greater than 0"),
+        ],
+    )
+    def test_senseless_stages_are_refused(self, config: dict[str, Any], reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            PyramidDropConfig(**config)
+
+    def test_support(self, tiny: Any) -> None:
+        def reason(info: ModelInfo = tiny.info, **config: Any) -> str:
+            return str(PyramidDrop(PyramidDropConfig(**config)).supports(info, tiny.request))
+
+        assert reason() == "None"
+        assert "no layer 6" in reason(layers=(1, 2, 6))
+        assert "3 stages need 4" in reason(ModelInfo("llava", 3, has_anatomy=True))
+        assert "give `layers`" in reason(ModelInfo("llava", has_anatomy=True))

@@ -96,6 +96,7 @@ TRIED: dict[str, dict[str, Any]] = {
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
     "visionzip": {"keep_ratio": 0.25},
     "divprune": {"keep_ratio": 0.25},
+    "pyramiddrop": {},
     "vtw": {},
 }
 FAST = "qwen2.5-vl"

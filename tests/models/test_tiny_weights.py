@@ -14,6 +14,7 @@ from stabfw.components.patch import Patch
 from stabfw.testing.bench import bits
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.fastv import FastV, FastVConfig
+from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
 from stabfw_accelerators.vtw import Vtw, VtwConfig
 from stabfw_benchmarks.shapes import ShapesConfig, scenes
@@ -123,6 +124,7 @@ def test_keeping_all_tokens_is_bit_identical(
     "accelerator",
     [
         pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), id="divprune"),
+        pytest.param(PyramidDrop(PyramidDropConfig()), id="pyramiddrop"),
         pytest.param(Vtw(VtwConfig()), id="vtw"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Several stages at which visual tokens are dropped, evenly spread over a model if not placed."""
+"""Config of methods that drop visual tokens in several stages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from stabfw.errors import UnsupportedError
+
+from stabfw_accelerators.token_reduction import TokenReductionConfig
 
 Layer = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class Stages(BaseModel):
+class StagedConfig(TokenReductionConfig):
     """Where tokens are dropped, and how many are left."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: tuple[Layer, ...] | None = Field(
         default=None,
@@ -30,7 +30,7 @@ class Stages(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _stages_follow_each_other(self) -> Stages:
+    def _stages_follow_each_other(self) -> StagedConfig:
         if any(before < after for before, after in pairwise(self.keep_ratios)):
             raise ValueError(f"keep_ratios must not rise: {list(self.keep_ratios)}")
         if self.layers is None:
