@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from stabfw.components import Accelerator, ModelInfo, Prediction
+from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
+from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw_accelerators.random_drop import RandomDropConfig
+from stabfw_accelerators.sparsevlm import SparseVlm, SparseVlmConfig
+from stabfw_accelerators.sparsevlm.method import density_peaks, raters, recycled
 from stabfw_accelerators.visionzip import VisionZip, VisionZipConfig
 from stabfw_accelerators.visionzip.method import zipped
 
@@ -26,6 +29,13 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
     ("method", "counts"),
     [
         pytest.param(VisionZip(VisionZipConfig(keep_ratio=0.25)), (16,) * 6, id="visionzip"),
+        # 33 of 64 and one cluster of 10; 22 and one of 4; 12 and one of 4.
+        pytest.param(SparseVlm(SparseVlmConfig()), (64, 35, 23, 13, 13, 13), id="sparsevlm"),
+        pytest.param(
+            SparseVlm(SparseVlmConfig(recycle=False, layers=(2, 3, 5))),
+            (64, 64, 33, 22, 22, 12),
+            id="sparsevlm-no-recycling",
+        ),
     ],
 )
 def test_as_many_tokens_are_left_as_the_budget_says(
@@ -88,3 +98,84 @@ class TestVisionZip:
 
     def test_it_is_an_adaptation(self, tiny: Any) -> None:
         assert VisionZip(VisionZipConfig()).report(tiny)["fidelity"] == "adapted"
+
+
+class TestSparseVlm:
+    @pytest.mark.parametrize(
+        ("layers", "at"), [(32, (3, 7, 16)), (28, (2, 6, 14)), (6, (1, 2, 3)), (4, (1, 2, 3))]
+    )
+    def test_stages_are_the_authors_at_another_depth(
+        self, layers: int, at: tuple[int, ...]
+    ) -> None:
+        stages = SparseVlm(SparseVlmConfig()).stages(layers)
+        assert stages == dict(zip(at, (300 / 576, 200 / 576, 110 / 576), strict=True))
+
+    def test_support(self, tiny: Any) -> None:
+        def reason(info: ModelInfo = tiny.info, **config: Any) -> str:
+            return str(SparseVlm(SparseVlmConfig(**config)).supports(info, tiny.request))
+
+        assert reason() == "None"
+        assert "no layer comes before" in reason(layers=(0, 1, 2))
+        assert "no layer 6" in reason(layers=(1, 2, 6))
+        assert "3 stages need 4" in reason(ModelInfo("llava", 3, has_anatomy=True))
+        assert "give `layers`" in reason(ModelInfo("llava", has_anatomy=True))
+
+    def test_words_rate_that_visual_tokens_are_close_to(self) -> None:
+        """By softmax, the first visual token is 1/2 : 1/4 : 1/4 and the second 1/7 : 4/7 : 2/7."""
+        visual = torch.tensor([[1.0, 0], [0, 1]])
+        words = torch.tensor([[2.0, 1], [1, 4], [1, 2]]).log()
+        # Means 9/28, 23/56 and 15/56 around 1/3.
+        assert raters(visual, words).tolist() == [1]
+        assert raters(visual, torch.ones(2, 2)).tolist() == [0, 1]
+
+    def test_centres_are_dense_and_far_from_denser_points(self) -> None:
+        points = torch.tensor([[0.0], [10.0], [1.0], [11.5], [2.0], [10.5]])
+        centres, means = density_peaks(points, 2)
+        # By the distance to the nearest, 10 and 10.5 are the densest; 10 comes first. Of 0, 1 and
+        # 2, which are equally dense, 0 comes first, so only that one is far from a denser point.
+        assert centres.tolist() == [1, 0]
+        assert means[:, 0].tolist() == pytest.approx([32 / 3, 1])
+
+    def test_equal_points_are_one_after_the_other(self) -> None:
+        centres, means = density_peaks(torch.ones(4, 3), 2)
+        assert centres.tolist() == [0, 1]
+        assert torch.equal(means, torch.ones(2, 3))
+
+    def test_the_better_ones_are_merged_where_their_centre_stood(self) -> None:
+        states = torch.arange(8.0)[:, None].repeat(1, 2)
+        scores = torch.tensor([0.9, 0.1, 0.5, 0.2, 0.8, 0.3, 0.4, 0.0])
+        keep, merged = recycled(states, scores, torch.tensor([0, 4]))
+        # Of the other six, int(1.8) + 1 = 2 are better: 2 and 6; the earlier one is the centre.
+        assert keep.tolist() == [0, 2, 4]
+        assert merged[:, 0].tolist() == [0, 4, 4]
+
+    def test_scores_are_the_attention_of_the_raters(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """Against the attention that the model itself computes in the layer before."""
+        found: list[torch.Tensor] = []
+        select = SparseVlm(SparseVlmConfig(recycle=False)).select(3, 0.25)
+
+        def spy(context: Context) -> Reduction:
+            found.append(select(context).keep)
+            return Reduction(found[-1])
+
+        inputs = tiny.encode(prompts[:3]).inputs
+        with Patch() as patch, torch.inference_mode():
+            reduce_visual_tokens(tiny, {3: spy}, patch)
+            tiny.module(**inputs)
+        tiny.reduced_tokens = ()
+        tiny.module.set_attn_implementation("eager")
+        try:
+            with torch.inference_mode():
+                output = tiny.module(**inputs, output_attentions=True, output_hidden_states=True)
+        finally:
+            tiny.module.set_attn_implementation("sdpa")
+        for row, keep in enumerate(found):
+            visual = (inputs["input_ids"][row] == tiny.anatomy.image_token_id).nonzero()[:, 0]
+            embedded = output.hidden_states[0][row]
+            begin = int(visual[-1]) + 1
+            rows = begin + raters(embedded[visual], embedded[begin:])
+            assert 0 < len(rows) < len(embedded) - begin
+            scores = output.attentions[2][row][:, rows][:, :, visual].mean((0, 1))
+            assert keep.tolist() == sorted(scores.topk(16).indices.tolist())

@@ -128,6 +128,12 @@ class Context:
         return self._embedded(self._columns)
 
     @property
+    def original_features(self) -> torch.Tensor:
+        """All visual tokens that entered the decoder, of shape (original tokens, hidden size)."""
+        sight = self._stage.sight
+        return sight.embedded[self._row, sight.visual[self._row].to(sight.embedded.device)]
+
+    @property
     def text_features(self) -> torch.Tensor:
         """All other tokens but padding as they entered the decoder, as `text_states`."""
         return self._embedded(self._text)
