@@ -10,6 +10,8 @@ import torch
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
+from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
+from stabfw_accelerators.prumerge.method import highest, merge, outliers, spread
 from stabfw_accelerators.random_drop import RandomDropConfig
 from stabfw_accelerators.sparsevlm import SparseVlm, SparseVlmConfig
 from stabfw_accelerators.sparsevlm.method import density_peaks, raters, recycled
@@ -29,6 +31,10 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
     ("method", "counts"),
     [
         pytest.param(VisionZip(VisionZipConfig(keep_ratio=0.25)), (16,) * 6, id="visionzip"),
+        pytest.param(PruMerge(PruMergeConfig(keep_ratio=0.25)), (16,) * 6, id="prumerge"),
+        pytest.param(
+            PruMerge(PruMergeConfig(keep_ratio=0.25, plus=True)), (16,) * 6, id="prumerge+"
+        ),
         # 33 of 64 and one cluster of 10; 22 and one of 4; 12 and one of 4.
         pytest.param(SparseVlm(SparseVlmConfig()), (64, 35, 23, 13, 13, 13), id="sparsevlm"),
         pytest.param(
@@ -52,7 +58,11 @@ def test_as_many_tokens_are_left_as_the_budget_says(
     assert (report["visual_tokens_before"], report["visual_tokens_after"]) == (64, counts[-1])
 
 
-@pytest.mark.parametrize("method", [VisionZip(VisionZipConfig())], ids=["visionzip"])
+@pytest.mark.parametrize(
+    "method",
+    [PruMerge(PruMergeConfig()), VisionZip(VisionZipConfig())],
+    ids=["prumerge", "visionzip"],
+)
 def test_models_that_tell_nothing_of_their_tower_are_refused_before_loading(
     method: Accelerator[Any], tiny: Any
 ) -> None:
@@ -179,3 +189,59 @@ class TestSparseVlm:
             assert 0 < len(rows) < len(embedded) - begin
             scores = output.attentions[2][row][:, rows][:, :, visual].mean((0, 1))
             assert keep.tolist() == sorted(scores.topk(16).indices.tolist())
+
+
+class TestPruMerge:
+    #: Both quartiles are 2, so outliers are above 2: tokens 1 and 6.
+    SCORES = torch.tensor([2.0, 9, 2, 1, 2, 1, 8, 2, 2])
+
+    def test_outliers_are_far_above_the_quartiles(self) -> None:
+        assert outliers(self.SCORES) == 2
+        assert highest(self.SCORES, None).tolist() == [1, 6]
+        assert highest(self.SCORES, 3).tolist() == [0, 1, 6]
+        # Quartiles 1.75 and 3.25: above 5.5.
+        assert outliers(torch.tensor([2.0, 9, 2, 1, 2, 1, 5.5, 3])) == 1
+        assert outliers(torch.ones(5)) == 1
+
+    def test_plus_adds_evenly_spaced_tokens(self) -> None:
+        scores = torch.ones(24)
+        scores[[1, 6]] = 2
+        # Two of 24 are outliers: one in 12, so a stride of 4.
+        assert spread(scores, None).tolist() == [0, 1, 4, 6, 8, 12, 16, 20]
+        scores[:] = torch.arange(24)
+        assert spread(scores, None).tolist() == [0, 8, 16, 23]
+        # Where more than one in six is an outlier, all are kept.
+        assert spread(self.SCORES, None).tolist() == list(range(9))
+
+    @pytest.mark.parametrize(
+        ("count", "kept"), [(1, [1]), (2, [1, 6]), (5, [0, 1, 3, 5, 6]), (9, list(range(9)))]
+    )
+    def test_plus_fills_a_budget_evenly(self, count: int, kept: list[int]) -> None:
+        assert spread(self.SCORES, count).tolist() == kept
+
+    def test_what_is_like_a_token_is_added_to_it(self) -> None:
+        states = torch.tensor([[1.0, 0], [2, 2], [4, 0], [0, 1]])
+        scores = torch.tensor([0.5, 1, 0.25, 0.5])
+        keys = torch.tensor([[1.0, 0], [5, 1], [1, 5], [0, 1]])
+        chosen = torch.tensor([0, 3])
+        keep, merged = merge(states, scores, keys, chosen, extra=True, neighbours=1)
+        # 0 and 1 times 1; 1 times 1 plus 2 times 1/4; 3 and 2 times 1/4.
+        assert keep.tolist() == [0, 2, 3]
+        assert merged.tolist() == [[3, 2], [3, 2], [1, 1]]
+        keep, merged = merge(states, scores, keys, chosen, extra=False, neighbours=3)
+        assert keep.tolist() == [0, 3]
+        # All others, kept or not.
+        assert merged.tolist() == [[1 + 2 + 1, 2 + 0.5], [0.5 + 2 + 1, 1 + 2]]
+
+    def test_the_picture_decides_how_many_are_left(self, tiny: Any, ask: Ask) -> None:
+        adaptive, plus = PruMerge(PruMergeConfig()), PruMerge(PruMergeConfig(plus=True))
+        for method in (adaptive, plus):
+            assert method.control() is None
+        few, more = (attached(m, tiny, lambda: ask(tiny)) for m in (adaptive, plus))
+        counts = [p.visual_tokens[-1] for p in few]
+        assert len(set(counts)) > 1
+        assert all(1 < a < p.visual_tokens[-1] <= 64 for a, p in zip(counts, more, strict=True))
+
+    def test_control_spends_the_same_budget(self) -> None:
+        method = PruMerge(PruMergeConfig(keep_ratio=0.2))
+        assert control(method) == RandomDropConfig(layer=0, keep_ratio=0.2)

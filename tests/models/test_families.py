@@ -94,6 +94,7 @@ TRIED: dict[str, dict[str, Any]] = {
 }
 #: Tried on one of these families by `make test`, and on all of them by `make check-all`.
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
+    "prumerge": {"plus": True, "keep_ratio": 0.25},
     "sparsevlm": {},
     "visionzip": {"keep_ratio": 0.25},
     "divprune": {"keep_ratio": 0.25},
