@@ -15,6 +15,8 @@ from stabfw_accelerators.prumerge.method import highest, merge, outliers, spread
 from stabfw_accelerators.random_drop import RandomDropConfig
 from stabfw_accelerators.sparsevlm import SparseVlm, SparseVlmConfig
 from stabfw_accelerators.sparsevlm.method import density_peaks, raters, recycled
+from stabfw_accelerators.tome import ToMe, ToMeConfig
+from stabfw_accelerators.tome.method import matched
 from stabfw_accelerators.visionzip import VisionZip, VisionZipConfig
 from stabfw_accelerators.visionzip.method import zipped
 
@@ -35,6 +37,7 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
         pytest.param(
             PruMerge(PruMergeConfig(keep_ratio=0.25, plus=True)), (16,) * 6, id="prumerge+"
         ),
+        pytest.param(ToMe(ToMeConfig(keep_ratio=0.75)), (48,) * 6, id="tome"),
         # 33 of 64 and one cluster of 10; 22 and one of 4; 12 and one of 4.
         pytest.param(SparseVlm(SparseVlmConfig()), (64, 35, 23, 13, 13, 13), id="sparsevlm"),
         pytest.param(
@@ -245,3 +248,35 @@ class TestPruMerge:
     def test_control_spends_the_same_budget(self) -> None:
         method = PruMerge(PruMergeConfig(keep_ratio=0.2))
         assert control(method) == RandomDropConfig(layer=0, keep_ratio=0.2)
+
+
+class TestToMe:
+    #: Even tokens at 0, 20, 95 and 200 degrees; odd ones at 90, 10 and 190.
+    ANGLES = (0, 90, 20, 10, 95, 190, 200)
+
+    def features(self) -> torch.Tensor:
+        angles = torch.deg2rad(torch.tensor(self.ANGLES, dtype=torch.float32))
+        lengths = torch.arange(1.0, 8)[:, None]
+        return torch.stack([angles.cos(), angles.sin()], 1) * lengths
+
+    @pytest.mark.parametrize(
+        ("pairs", "left"),
+        [
+            (0, {0: [0], 1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 6: [6]}),
+            # 95 is 5 degrees from 90; 0, 20 and 200 are 10 from theirs.
+            (1, {0: [0], 1: [1, 4], 2: [2], 3: [3], 5: [5], 6: [6]}),
+            (4, {1: [1, 4], 3: [3, 0, 2], 5: [5, 6]}),
+        ],
+    )
+    def test_pairs_that_are_most_alike_are_averaged(
+        self, pairs: int, left: dict[int, list[int]]
+    ) -> None:
+        features = self.features()
+        keep, merged = matched(features, pairs)
+        assert keep.tolist() == list(left)
+        for state, tokens in zip(merged, left.values(), strict=True):
+            assert torch.allclose(state, features[tokens].mean(0), atol=1e-6)
+
+    def test_one_merge_cannot_go_below_half(self) -> None:
+        with pytest.raises(ValueError, match=r"0\.5"):
+            ToMeConfig(keep_ratio=0.4)

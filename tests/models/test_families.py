@@ -94,9 +94,13 @@ TRIED: dict[str, dict[str, Any]] = {
 }
 #: Tried on one of these families by `make test`, and on all of them by `make check-all`.
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
+    "holov": {"keep_ratio": 0.25},
+    "lofi": {},
     "prumerge": {"plus": True, "keep_ratio": 0.25},
     "sparsevlm": {},
+    "tome": {},
     "visionzip": {"keep_ratio": 0.25},
+    "dart": {"keep_ratio": 0.25},
     "divprune": {"keep_ratio": 0.25},
     "pyramiddrop": {},
     "vtw": {},
