@@ -10,6 +10,8 @@ import torch
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
+from stabfw_accelerators.pool import Pool, PoolConfig
+from stabfw_accelerators.pool.method import pooled
 from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
 from stabfw_accelerators.prumerge.method import highest, merge, outliers, spread
 from stabfw_accelerators.random_drop import RandomDropConfig
@@ -37,6 +39,8 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
         pytest.param(
             PruMerge(PruMergeConfig(keep_ratio=0.25, plus=True)), (16,) * 6, id="prumerge+"
         ),
+        pytest.param(Pool(PoolConfig()), (16,) * 6, id="pool"),
+        pytest.param(Pool(PoolConfig(size=3)), (9,) * 6, id="pool-3"),
         pytest.param(ToMe(ToMeConfig(keep_ratio=0.75)), (48,) * 6, id="tome"),
         # 33 of 64 and one cluster of 10; 22 and one of 4; 12 and one of 4.
         pytest.param(SparseVlm(SparseVlmConfig()), (64, 35, 23, 13, 13, 13), id="sparsevlm"),
@@ -63,8 +67,8 @@ def test_as_many_tokens_are_left_as_the_budget_says(
 
 @pytest.mark.parametrize(
     "method",
-    [PruMerge(PruMergeConfig()), VisionZip(VisionZipConfig())],
-    ids=["prumerge", "visionzip"],
+    [PruMerge(PruMergeConfig()), VisionZip(VisionZipConfig()), Pool(PoolConfig())],
+    ids=["prumerge", "visionzip", "pool"],
 )
 def test_models_that_tell_nothing_of_their_tower_are_refused_before_loading(
     method: Accelerator[Any], tiny: Any
@@ -280,3 +284,50 @@ class TestToMe:
     def test_one_merge_cannot_go_below_half(self) -> None:
         with pytest.raises(ValueError, match=r"0\.5"):
             ToMeConfig(keep_ratio=0.4)
+
+
+class TestPool:
+    def test_blocks_are_averaged(self) -> None:
+        """Rows of 3 and columns of 2, with marks behind the rows; a whole picture before it."""
+        grid = [[0, 1, row, column] for row in range(3) for column in (0, 1, -1)]
+        places = torch.tensor([[0, 0, 0, 0], *grid])
+        places[places[:, 3] < 0, 1:] = -1
+        features = torch.arange(10.0)[:, None].repeat(1, 2)
+        # 0 | 1 2 (3) 4 5 (6) 7 8 (9): blocks of 1, 2, 4 and 5, and of 7 and 8.
+        keep, states = pooled(features, places, 2)
+        assert keep.tolist() == [0, 1, 3, 7, 9]
+        assert states[:, 0].tolist() == [0, 3, 3, 7.5, 9]
+        assert torch.equal(states[:, 0], states[:, 1])
+
+    def test_blocks_do_not_cross_pictures_and_start_at_their_first_token(self) -> None:
+        """Two pictures; of the first, only the last column and row of a tile are there."""
+        places = torch.tensor([[0, 0, 3, 3], [0, 1, 3, 0], [1, 0, 0, 0], [1, 0, 0, 1]])
+        keep, states = pooled(torch.tensor([[1.0], [2], [4], [8]]), places, 2)
+        assert keep.tolist() == [0, 1, 2]
+        assert states[:, 0].tolist() == [1, 2, 6]
+
+    def test_it_is_pooling_of_the_projected_picture(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """What enters the decoder, against torch's own pooling of the projector's output."""
+        entered: list[torch.Tensor] = []
+        inputs = tiny.encode(prompts[:2]).inputs
+        method = Pool(PoolConfig())
+        with torch.inference_mode():
+            features = tiny.module.model.get_image_features(inputs["pixel_values"]).pooler_output
+            with Patch() as patch:
+                method.attach(tiny, None, patch)
+                patch.pre_hook(tiny.anatomy.layers[0], lambda _, a, k: entered.append(a[0]))
+                tiny.module(**inputs)
+        tiny.reduced_tokens = ()
+        grid = torch.stack(list(features)).view(2, 8, 8, -1).permute(0, 3, 1, 2)
+        expected = torch.nn.functional.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
+        visual = inputs["input_ids"] == tiny.anatomy.image_token_id
+        for row in range(2):
+            # Text behind the picture is left as it was, so counting from the end finds it.
+            behind = visual.shape[1] - 1 - int(visual[row].nonzero()[-1])
+            found = entered[0][row][: len(entered[0][row]) - behind][-16:]
+            assert torch.allclose(found, expected[row], atol=1e-5)
+
+    def test_control_spends_the_same_budget(self) -> None:
+        assert control(Pool(PoolConfig(size=3))) == RandomDropConfig(layer=0, keep_ratio=1 / 9)

@@ -22,6 +22,8 @@ from stabfw_accelerators.lofi import LoFi, LoFiConfig
 from stabfw_accelerators.lofi.method import leverage
 from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDropConfig
+from stabfw_accelerators.uniform import Uniform, UniformConfig
+from stabfw_accelerators.uniform.method import evenly_spaced
 from stabfw_accelerators.vtw import Vtw, VtwConfig
 
 Ask = Callable[..., list[Prediction]]
@@ -40,6 +42,9 @@ def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) 
         pytest.param(Dart(DartConfig(keep_ratio=0.25)), (64, 64, 16, 16, 16, 16), id="dart"),
         pytest.param(HoloV(HoloVConfig(keep_ratio=0.25)), (16,) * 6, id="holov"),
         pytest.param(LoFi(LoFiConfig()), (16,) * 6, id="lofi"),
+        pytest.param(
+            Uniform(UniformConfig(layer=3, keep_ratio=0.25)), (64,) * 3 + (16,) * 3, id="uniform"
+        ),
         pytest.param(Vtw(VtwConfig()), (64, 64, 0, 0, 0, 0), id="vtw"),
         pytest.param(Vtw(VtwConfig(layer=5)), (64, 64, 64, 64, 64, 0), id="vtw-deep"),
         pytest.param(PyramidDrop(PyramidDropConfig()), (64, 32, 32, 16, 8, 8), id="pyramiddrop"),
@@ -341,3 +346,19 @@ class TestLoFi:
 
     def test_it_is_unverified(self, tiny: Any) -> None:
         assert LoFi(LoFiConfig()).report(tiny)["fidelity"] == "unverified"
+
+
+class TestUniform:
+    @pytest.mark.parametrize(
+        ("share", "kept"), [(1, [0, 1, 2, 3, 4, 5]), (0.5, [0, 2, 4]), (0.7, [0, 1, 3, 4])]
+    )
+    def test_tokens_are_evenly_spaced(self, share: float, kept: list[int]) -> None:
+        class Six(Context):
+            def __init__(self) -> None:
+                self.visual_tokens = 6
+
+        assert evenly_spaced(share)(Six()).keep.tolist() == kept
+
+    def test_control_spends_the_same_budget(self) -> None:
+        method = Uniform(UniformConfig(layer=3, keep_ratio=0.25))
+        assert control(method) == RandomDropConfig(layer=3, keep_ratio=0.25)
