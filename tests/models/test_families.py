@@ -96,7 +96,6 @@ TRIED: dict[str, dict[str, Any]] = {
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
     "divprune": {"keep_ratio": 0.25},
     "pyramiddrop": {},
-    "sparsevlm": {},
     "visionzip": {"keep_ratio": 0.25},
     "vtw": {},
 }
@@ -107,6 +106,7 @@ TRIED_LATER: dict[str, dict[str, Any]] = {
     "lofi": {},
     "pool": {},
     "prumerge": {"plus": True, "keep_ratio": 0.25},
+    "sparsevlm": {},
     "tome": {},
     "uniform": {},
 }
