@@ -206,8 +206,8 @@ class TestPruMerge:
         assert outliers(self.SCORES) == 2
         assert highest(self.SCORES, None).tolist() == [1, 6]
         assert highest(self.SCORES, 3).tolist() == [0, 1, 6]
-        # Quartiles 1.75 and 3.25: above 5.5.
-        assert outliers(torch.tensor([2.0, 9, 2, 1, 2, 1, 5.5, 3])) == 1
+        # Quartiles 1.75 and 3.75: above 6.75.
+        assert outliers(torch.tensor([2.0, 9, 2, 1, 2, 1, 6, 3])) == 1
         assert outliers(torch.ones(5)) == 1
 
     def test_plus_adds_evenly_spaced_tokens(self) -> None:

@@ -17,7 +17,7 @@ from stabfw_accelerators.dart.method import largest, unlike
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.divprune.method import diverse
 from stabfw_accelerators.holov import HoloV, HoloVConfig
-from stabfw_accelerators.holov.method import crop_score, holistic, shared_out
+from stabfw_accelerators.holov.method import highest_of_each, shared_out
 from stabfw_accelerators.lofi import LoFi, LoFiConfig
 from stabfw_accelerators.lofi.method import leverage
 from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
@@ -288,18 +288,6 @@ class TestDart:
 
 
 class TestHoloV:
-    def test_worth_is_attention_and_variety(self) -> None:
-        """Two tokens alike and one across them: cosines 1 and 0 for the first two, 0 for it.
-
-        Mean cosines are 1/2, 1/2 and 0. Squares over the whole row, with 0 for the token itself,
-        are 3/4 for the first two, so variances are 3/8, 3/8 and 0, with a mean of 1/4.
-        """
-        features = torch.tensor([[1.0, 0], [2, 0], [0, 1]])
-        scores = torch.tensor([0.001, 0.002, 0.006])
-        scale = 3 / (0.25 + 1e-6)
-        assert crop_score(features, scores) == pytest.approx(3 + 0.09 * scale * 0.25)
-        assert crop_score(features[:1], scores[:1]) == pytest.approx(1)
-
     @pytest.mark.parametrize(
         ("worth", "sizes", "count", "quotas"),
         [
@@ -318,11 +306,10 @@ class TestHoloV:
         assert shared_out(worth, sizes, count) == quotas
 
     def test_each_crop_keeps_what_is_attended_to(self) -> None:
-        features = torch.ones(7, 2)
         scores = torch.tensor([4.0, 5, 6, 1, 3, 2, 2])
         # Crops of 3, 2 and 2 tokens are worth 5, 2 and 2: of three tokens 1.7, 0.7 and 0.7.
-        assert holistic(features, scores, 3, 3).tolist() == [1, 2, 4]
-        assert holistic(features, scores, 7, 16).tolist() == list(range(7))
+        assert highest_of_each(scores, 3, 3).tolist() == [1, 2, 4]
+        assert highest_of_each(scores, 7, 16).tolist() == list(range(7))
 
 
 class TestLoFi:

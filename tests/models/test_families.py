@@ -106,6 +106,7 @@ TRIED_LATER: dict[str, dict[str, Any]] = {
     "lofi": {},
     "pool": {},
     "prumerge": {"plus": True, "keep_ratio": 0.25},
+    "random-drop": {},
     "sparsevlm": {},
     "tome": {},
     "uniform": {},

@@ -139,11 +139,13 @@ def test_keeping_all_tokens_is_bit_identical(
             pytest.param(method, id=name, marks=pytest.mark.slow)
             for name, method in {
                 "dart": Dart(DartConfig(keep_ratio=0.25)),
+                "fastv": FastV(FastVConfig(keep_ratio=0.25)),
                 "holov": HoloV(HoloVConfig(keep_ratio=0.25)),
                 "lofi": LoFi(LoFiConfig()),
                 "pool": Pool(PoolConfig()),
                 "prumerge": PruMerge(PruMergeConfig()),
                 "prumerge+": PruMerge(PruMergeConfig(plus=True, keep_ratio=0.25)),
+                "random-drop": RandomDrop(RandomDropConfig(keep_ratio=0.25)),
                 "sparsevlm": SparseVlm(SparseVlmConfig()),
                 "tome": ToMe(ToMeConfig()),
                 "uniform": Uniform(UniformConfig(keep_ratio=0.25)),

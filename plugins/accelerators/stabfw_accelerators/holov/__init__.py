@@ -27,21 +27,25 @@ class HoloVConfig(InputReductionConfig):
 
 
 class HoloV(InputReduction[HoloVConfig]):
-    """Gives each part of the picture a budget by its attention and variety.
+    """Gives each part of the picture a budget by the attention to it.
 
     Zou et al., 2025, "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic
-    Context Retention" (NeurIPS 2025, arXiv 2510.02912), section 4: the sequence of visual tokens
-    is cut into crops. A token's score is the vision tower's attention to it plus 0.09 times the
-    variance of its cosines with the others of its crop, brought to the same scale. Crops get
-    tokens in proportion to their mean score, rounded down; the best crops get one more until the
-    budget is spent. In each crop, the tokens with the most attention are kept.
+    Context Retention" (NeurIPS 2025, arXiv 2510.02912), as the authors' code has it: the sequence
+    of visual tokens is cut into crops. Crops get tokens in proportion to the mean of the vision
+    tower's attention to theirs, rounded down; the best crops get one more until the budget is
+    spent. In each crop, the tokens with the most attention are kept.
+
+    That code adds to each token's attention how much its likeness to others of the crop varies,
+    and scales this to 0.09 of the crop's mean attention. Crops are then compared by their means,
+    to which it adds the same share everywhere, and tokens by attention alone: it has no effect
+    and is left out.
 
     An adaptation: where a crop would get more tokens than it has, the next best crops get them,
     while the authors' code fills up with zero vectors; tokens stay in their order, while in that
     code those of a crop are in the order of attention; positions are kept by default. The tokens
     of all pictures of a prompt are one sequence, with the marks of rows' ends in it, which have
     no attention. In the Qwen families attention is the mean over all patches, and the number of
-    crops is not scaled to the picture, as the authors do.
+    crops is the same for every picture, where the authors scale it.
     """
 
     config_cls: ClassVar[type[HoloVConfig]] = HoloVConfig
