@@ -33,7 +33,16 @@ class TokenReductionConfig(AcceleratorConfig):
     )
 
 
+class InputReductionConfig(TokenReductionConfig):
+    """What a method lets a user choose that drops tokens before the first layer."""
+
+    keep_ratio: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the visual tokens that are kept."
+    )
+
+
 T = TypeVar("T", bound=TokenReductionConfig)
+In = TypeVar("In", bound=InputReductionConfig)
 
 
 class TokenReduction(Accelerator[T]):
@@ -43,11 +52,14 @@ class TokenReduction(Accelerator[T]):
         authors_positions: What the authors do with positions, where they evaluated LLaVA; None if
             a method has no authors. On other families, or with other positions, a method is an
             adaptation, and `report` says so.
+        needs_vision: Whether the method goes by where visual tokens are from or by what the vision
+            tower looks at, which not every model tells.
     """
 
     occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.VISUAL_TOKENS})
     fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
     authors_positions: ClassVar[Positions | None] = None
+    needs_vision: ClassVar[bool] = False
 
     _tally: Tally | None = None
     _layers: tuple[int, ...] = ()
@@ -74,7 +86,7 @@ class TokenReduction(Accelerator[T]):
         except UnsupportedError as error:
             # That the model has no anatomy says more.
             return why_not(info, 0) or str(error)
-        return why_not(info, last, self.config.positions)
+        return why_not(info, last, self.config.positions, self.needs_vision)
 
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
         """Drop tokens until the patch ends."""
@@ -92,3 +104,16 @@ class TokenReduction(Accelerator[T]):
             "layers": list(self._layers),
             "fidelity": (self.fidelity if faithful else Fidelity.ADAPTED).value,
         }
+
+
+class InputReduction(TokenReduction[In]):
+    """A method that drops visual tokens before the first layer, down to a share of them."""
+
+    def stages(self, layers: int | None) -> Mapping[int, float]:
+        """One stage, before the first layer."""
+        return {0: self.config.keep_ratio}
+
+    def control(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Dropping as many tokens at random before the first layer."""
+        budget = self.config.model_dump(include={"keep_ratio", "positions"})
+        return "random-drop", {"layer": 0, **budget}

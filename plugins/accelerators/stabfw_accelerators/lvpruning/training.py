@@ -115,7 +115,7 @@ class _Gates:
             others = 1 - torch.eye(self.kept.shape[1], device=self.kept.device)
             kept = self.kept.clone()
             if kept.requires_grad:
-                kept.register_hook(_bounded_by(kept.detach()))
+                kept.register_hook(_bounded_by(kept.detach()))  # type: ignore[no-untyped-call]
             hidden = (kept + _NOTHING).log()
             self._mask = self.allowed + hidden[:, None, None] * others
         return self._mask
