@@ -244,7 +244,11 @@ class TestAtHand:
 
         shipped = found()
         assert shipped is not None
-        assert found(keep_ratio=0.45) == found(layers=LAYERS, positions="renumber") == shipped
+        assert (
+            found(keep_ratios=(0.45, 0.25, 0.05))
+            == found(layers=LAYERS, positions="renumber")
+            == shipped
+        )
         assert found(layers=(1, 2, 4)) is found(heads=4) is None
         assert found(training={"learning_rate": 1e-4}) is None
         other = ModelInfo("llava", 6, weights={"model.safetensors": "0" * 64})
@@ -286,7 +290,7 @@ class TestSelection:
         artefact = Artefact(dump(modules, tiny.info, {}))
         loaded = load(artefact.data, tiny, LAYERS)
         seen: list[tuple[int, list[int], list[int]]] = []
-        method = LVPruning(LVPruningConfig(keep_ratio=0.45))
+        method = LVPruning(LVPruningConfig(keep_ratios=(0.45, 0.25, 0.05)))
         method._modules = loaded
 
         def spying(layer: int, ratio: float) -> Callable[[Context], Reduction]:
@@ -332,17 +336,17 @@ class TestSelection:
     def test_depths_are_the_authors_at_another_depth(
         self, layers: int, places: tuple[int, ...]
     ) -> None:
-        stages = LVPruning(LVPruningConfig(keep_ratio=0.6)).stages(layers)
+        stages = LVPruning(LVPruningConfig()).stages(layers)
         assert tuple(stages) == places
-        assert list(stages.values()) == pytest.approx([0.6, 0.4, 0.2])
+        assert list(stages.values()) == [0.5, 0.3, 0.1]
 
     @pytest.mark.parametrize(
         ("config", "reason"),
         [
-            ({"keep_ratio": 0.4}, "greater than 0.4"),
-            ({"layers": (2, 2, 3)}, "must rise"),
-            ({"layers": (0, 2, 3)}, "from at least 1"),
-            ({"training": {"keep_ratio": 0.3}}, "greater than 0.4"),
+            ({"keep_ratios": (0.5, 0.6, 0.1)}, "must not rise"),
+            ({"layers": (1, 2)}, "give one for each"),
+            ({"keep_ratios": (0.5, 0.1)}, r"training.keep_ratios as many"),
+            ({"training": {"keep_ratios": (0.5, 0.3, 0.0)}}, "greater than 0"),
         ],
     )
     def test_senseless_parameters_are_refused(self, config: dict[str, Any], reason: str) -> None:

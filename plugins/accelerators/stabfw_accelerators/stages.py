@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 from stabfw.errors import UnsupportedError
@@ -16,7 +16,14 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class StagedConfig(TokenReductionConfig):
-    """Where tokens are dropped, and how many are left."""
+    """Where tokens are dropped, and how many are left.
+
+    Attributes:
+        of_32: Where the authors drop tokens in a decoder of 32 layers, which is scaled to other
+            depths; by default stages split the model evenly.
+    """
+
+    of_32: ClassVar[tuple[int, ...]] = ()
 
     layers: tuple[Layer, ...] | None = Field(
         default=None,
@@ -55,13 +62,17 @@ class StagedConfig(TokenReductionConfig):
         """
         if self.layers is not None:
             return dict(zip(self.layers, self.keep_ratios, strict=True))
-        parts = len(self.keep_ratios) + 1
+        stages = len(self.keep_ratios)
         if layers is None:
             raise UnsupportedError("how many layers the model has is not known: give `layers`")
-        if layers < parts:
+        if layers <= stages:
             raise UnsupportedError(
-                f"{parts - 1} stages need {parts} decoder layers, but the model has {layers}"
+                f"{stages} stages need {stages + 1} decoder layers, but the model has {layers}"
             )
-        return {
-            layers * (number + 1) // parts: ratio for number, ratio in enumerate(self.keep_ratios)
-        }
+        if stages != len(self.of_32):
+            places = [layers * number // (stages + 1) for number in range(1, stages + 1)]
+            return dict(zip(places, self.keep_ratios, strict=True))
+        places = [0]
+        for place in self.of_32:
+            places.append(max(places[-1] + 1, layers * place // 32))
+        return dict(zip(places[1:], self.keep_ratios, strict=True))

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stabfw.components import Accelerator, Artefact, FitData, LoadedModel, ModelInfo
-from stabfw.errors import UnsupportedError
 from stabfw.registry import hookimpl
 
-from stabfw_accelerators.token_reduction import TokenReduction, TokenReductionConfig
+from stabfw_accelerators.stages import Layer, Share, StagedConfig
+from stabfw_accelerators.token_reduction import TokenReduction
 
 if TYPE_CHECKING:
     from stabfw.components.patch import Patch
     from stabfw.components.reduction import Positions, Select
 
-#: The authors' modules come after decoder layers 1, 8 and 16 of 32, counted from 1.
-AUTHORS_LAYERS, AUTHORS_DEPTH = (1, 8, 16), 32
-#: A module keeps that much less than the one before.
-STEP = 0.2
+Kept = tuple[Share, ...]
+AUTHORS_SHARES: Kept = (0.5, 0.3, 0.1)
 
 
 class Training(BaseModel):
@@ -28,8 +26,8 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keep_ratio: float = Field(
-        default=0.5, gt=0.4, le=1, description="Share kept by the first module in training."
+    keep_ratios: Kept = Field(
+        default=AUTHORS_SHARES, min_length=1, description="Shares that modules learn to keep."
     )
     epochs: int = Field(default=1, ge=1, description="How often the data is gone through.")
     batch_size: int = Field(default=64, ge=1, description="Examples of one step.")
@@ -47,20 +45,21 @@ class Training(BaseModel):
     seed: int = Field(default=0, ge=0, description="Seed of weights, order and noise.")
 
 
-class LVPruningConfig(TokenReductionConfig):
+class LVPruningConfig(StagedConfig):
     """Config of `lvpruning`."""
 
-    keep_ratio: float = Field(
-        default=0.5,
-        gt=0.4,
-        le=1,
-        description="Share of the visual tokens that the first module keeps; the second and third "
-        "keep 0.2 and 0.4 less. Modules need not be trained anew for another share.",
-    )
-    layers: tuple[int, int, int] | None = Field(
+    of_32: ClassVar[tuple[int, ...]] = (1, 8, 16)
+
+    layers: tuple[Layer, ...] | None = Field(
         default=None,
-        description="Modules decide before these decoder layers, counted from 0; by default at "
-        "the authors' depths, scaled to the model.",
+        description="Modules decide before these decoder layers, counted from 0; by default "
+        "before 1, 8 and 16 of 32, scaled to the model.",
+    )
+    keep_ratios: Kept = Field(
+        default=AUTHORS_SHARES,
+        min_length=1,
+        description="Share of the original visual tokens that each module leaves. Modules need not "
+        "be trained anew for other shares.",
     )
     heads: int = Field(default=8, ge=1, description="Attention heads of a module.")
     weights: Path | None = Field(
@@ -71,9 +70,12 @@ class LVPruningConfig(TokenReductionConfig):
     training: Training = Field(default=Training(), description="How modules are trained.")
 
     @model_validator(mode="after")
-    def _layers_rise(self) -> LVPruningConfig:
-        if self.layers is not None and not 0 < self.layers[0] < self.layers[1] < self.layers[2]:
-            raise ValueError(f"layers must rise, from at least 1: {list(self.layers)}")
+    def _training_has_as_many(self) -> LVPruningConfig:
+        if len(self.training.keep_ratios) != len(self.keep_ratios):
+            raise ValueError(
+                f"{len(self.keep_ratios)} modules keep {list(self.keep_ratios)}, but are trained "
+                f"to keep {list(self.training.keep_ratios)}: give training.keep_ratios as many"
+            )
         return self
 
 
@@ -83,8 +85,9 @@ class LVPruning(TokenReduction[LVPruningConfig]):
     Sun et al., 2025, "LVPruning: An Effective yet Simple Language-Guided Vision Token Pruning
     Approach for Multi-modal Large Language Models" (Findings of NAACL 2025, arXiv 2501.13652).
     Three modules in the decoder look from visual to text tokens and rank the former; the best ρ,
-    ρ - 0.2 and ρ - 0.4 of them stay, with their positions. The modules are trained with the
-    Gumbel-softmax and attention masks on a frozen model.
+    ρ - 0.2 and ρ - 0.4 of them stay, with their positions: the authors trained with ρ = 0.5, the
+    default, and used 0.6 and 0.45 too. The modules are trained with the Gumbel-softmax and
+    attention masks on a frozen model.
 
     The paper leaves open the temperature, the weight of the loss of ratios, whether the attention
     has an output projection (its table of FLOPs needs one), and whether text means the prompt or
@@ -99,14 +102,8 @@ class LVPruning(TokenReduction[LVPruningConfig]):
     _modules: Mapping[int, Any] = {}
 
     def stages(self, layers: int | None) -> Mapping[int, float]:
-        """Three stages.
-
-        Raises:
-            UnsupportedError: If the model has too few layers for them.
-        """
-        ratio = self.config.keep_ratio
-        shares = (ratio, ratio - STEP, ratio - 2 * STEP)
-        return dict(zip(self._places(layers), shares, strict=True))
+        """One stage for each module."""
+        return self.config.placed(layers)
 
     def select(self, layer: int, keep_ratio: float) -> Select:
         """Keep what the module of a layer wants to keep."""
@@ -146,15 +143,7 @@ class LVPruning(TokenReduction[LVPruningConfig]):
         super().attach(model, artefact, patch)
 
     def _places(self, layers: int | None) -> tuple[int, ...]:
-        if self.config.layers is not None:
-            return self.config.layers
-        if layers is None:
-            raise UnsupportedError("how many layers the model has is not known: give `layers`")
-        places: list[int] = []
-        for layer in AUTHORS_LAYERS:
-            scaled = round(layer * layers / AUTHORS_DEPTH)
-            places.append(max(scaled, places[-1] + 1 if places else 1))
-        return tuple(places)
+        return tuple(self.config.placed(layers))
 
 
 @hookimpl

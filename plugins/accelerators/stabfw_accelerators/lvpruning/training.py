@@ -16,7 +16,7 @@ from stabfw.errors import DataError, UnsupportedError
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
-from stabfw_accelerators.lvpruning import STEP, Training
+from stabfw_accelerators.lvpruning import Training
 from stabfw_accelerators.lvpruning.artefacts import dump
 from stabfw_accelerators.lvpruning.decision import Decision
 
@@ -148,10 +148,8 @@ def _step(
     for begin in range(0, len(asked), training.micro_batch_size):
         part = asked[begin : begin + training.micro_batch_size]
         causal, shares = _forward(model, part, modules, training.temperature)
-        targets = (training.keep_ratio - STEP * number for number in range(len(shares)))
-        ratio = torch.stack(
-            [(s - target).square().mean() for s, target in zip(shares, targets, strict=True)]
-        ).mean()
+        targets = zip(shares, training.keep_ratios, strict=True)
+        ratio = torch.stack([(share - target).square().mean() for share, target in targets]).mean()
         loss = causal + training.ratio_weight * ratio
         weight = len(part) / len(asked)
         (loss * weight).backward()  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from stabfw.components import Accelerator, Fidelity, LoadRequest, ModelInfo
-from stabfw.errors import UnsupportedError
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.stages import Layer, Share, StagedConfig
@@ -16,12 +15,11 @@ from stabfw_accelerators.token_reduction import TokenReduction
 if TYPE_CHECKING:
     from stabfw.components.reduction import Select
 
-#: Layers of a decoder of 32 before which the authors' code has dropped tokens.
-_OF_32 = (3, 7, 16)
-
 
 class SparseVlmConfig(StagedConfig):
     """Config of `sparsevlm`."""
+
+    of_32: ClassVar[tuple[int, ...]] = (3, 7, 16)
 
     layers: tuple[Layer, ...] | None = Field(
         default=None,
@@ -38,22 +36,6 @@ class SparseVlmConfig(StagedConfig):
         default=True,
         description="Whether the better ones of the dropped tokens are merged into a few.",
     )
-
-    def placed(self, layers: int | None) -> Mapping[int, float]:
-        """As any stages, but by default where the authors have theirs."""
-        if self.layers is not None or len(self.keep_ratios) != len(_OF_32):
-            return super().placed(layers)
-        if layers is None:
-            raise UnsupportedError("how many layers the model has is not known: give `layers`")
-        if layers <= len(_OF_32):
-            raise UnsupportedError(
-                f"{len(_OF_32)} stages need {len(_OF_32) + 1} decoder layers, but the model has "
-                f"{layers}"
-            )
-        found = [0]
-        for place in _OF_32:
-            found.append(max(found[-1] + 1, layers * place // 32))
-        return dict(zip(found[1:], self.keep_ratios, strict=True))
 
 
 class SparseVlm(TokenReduction[SparseVlmConfig]):
