@@ -243,7 +243,9 @@ class TestPruMerge:
     def test_the_picture_decides_how_many_are_left(self, tiny: Any, ask: Ask) -> None:
         adaptive, plus = PruMerge(PruMergeConfig()), PruMerge(PruMergeConfig(plus=True))
         for method in (adaptive, plus):
-            assert method.control() is None
+            named = method.control()
+            assert named is not None
+            assert PruMergeConfig(**named[1]) == method.config.model_copy(update={"blind": True})
         few, more = (attached(m, tiny, lambda: ask(tiny)) for m in (adaptive, plus))
         counts = [p.visual_tokens[-1] for p in few]
         assert len(set(counts)) > 1

@@ -420,6 +420,25 @@ class Elsewhere(Scale):
     occupies = frozenset({Slot.DECODING})
 
 
+@fails("check_control_is_valid")
+class Unequal(Scale):
+    """Names a control that keeps more tokens."""
+
+    occupies = frozenset({Slot.VISUAL_TOKENS})
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+        tokens = (4, round(4 * self.config.keep_ratio))
+
+        def fewer(generate: Any, *args: Any) -> list[Prediction]:
+            return [replace(p, visual_tokens=tokens) for p in generate(*args)]
+
+        patch.wrap(model, "generate", fewer)
+
+    def control(self) -> tuple[str, Mapping[str, Any]]:
+        return "unequal", {"keep_ratio": 0.75}
+
+
 @fails("check_reports_json")
 class Chatty(Scale):
     """Reports what no JSON can hold."""

@@ -343,7 +343,12 @@ class _Planner:
         controls = [(member, member[1].control()) for member in stack.members]
         if not any(control for _, control in controls):
             return None
-        blind = "+".join(control[0] for _, control in controls if control)
+        blind = "+".join(
+            # A method that is its own control would be taken for itself.
+            "blind" if control[0] == kind else control[0]
+            for (kind, _), control in controls
+            if control
+        )
         members = tuple(
             self._accelerator(*control) if control else member for member, control in controls
         )

@@ -31,6 +31,10 @@ class TokenReductionConfig(AcceleratorConfig):
         default="keep",
         description="Whether tokens keep their positions, or are renumbered without gaps.",
     )
+    blind: bool = Field(
+        default=False,
+        description="Keep as many tokens as the method would, but draw which ones: its control.",
+    )
 
 
 class InputReductionConfig(TokenReductionConfig):
@@ -49,6 +53,8 @@ class TokenReduction(Accelerator[T]):
     """A method that drops visual tokens before some decoder layers.
 
     Attributes:
+        name: How a spec calls it, where nothing but the method itself, made blind, can spend its
+            budget.
         authors_positions: What the authors do with positions, where they evaluated LLaVA; None if
             a method has no authors. On other families, or with other positions, a method is an
             adaptation, and `report` says so.
@@ -58,6 +64,7 @@ class TokenReduction(Accelerator[T]):
 
     occupies: ClassVar[frozenset[Slot]] = frozenset({Slot.VISUAL_TOKENS})
     fidelity: ClassVar[Fidelity] = Fidelity.FAITHFUL
+    name: ClassVar[str] = ""
     authors_positions: ClassVar[Positions | None] = None
     needs_vision: ClassVar[bool] = False
 
@@ -92,18 +99,28 @@ class TokenReduction(Accelerator[T]):
         """Drop tokens until the patch ends."""
         layers = model.info.layers if model.anatomy is None else len(model.anatomy.layers)
         plan = {layer: self.select(layer, r) for layer, r in self.stages(layers).items()}
+        if self.config.blind:
+            from stabfw_accelerators.random_drop.method import blinded
+
+            plan = {layer: blinded(select) for layer, select in plan.items()}
         self._tally = reduce_visual_tokens(model, plan, patch, self.config.positions)
         self._layers = tuple(plan)
 
     def report(self, model: LoadedModel) -> Mapping[str, Any]:
         """Tell how many visual tokens there were on average, and how many were kept."""
         published = model.info.family == "llava", self.config.positions == self.authors_positions
-        faithful = self.authors_positions is None or all(published)
+        faithful = self.authors_positions is None or (all(published) and not self.config.blind)
         return {
             **(self._tally or Tally()).report(),
             "layers": list(self._layers),
             "fidelity": (self.fidelity if faithful else Fidelity.ADAPTED).value,
         }
+
+    def control(self) -> tuple[str, Mapping[str, Any]] | None:
+        """The method itself, blind, if it has a name."""
+        if not self.name or self.config.blind:
+            return None
+        return self.name, {**self.config.model_dump(exclude={"type"}), "blind": True}
 
 
 class InputReduction(TokenReduction[In]):

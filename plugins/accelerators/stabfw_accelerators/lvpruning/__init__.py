@@ -96,6 +96,7 @@ class LVPruning(TokenReduction[LVPruningConfig]):
     """
 
     config_cls: ClassVar[type[LVPruningConfig]] = LVPruningConfig
+    name: ClassVar[str] = "lvpruning"
     authors_positions: ClassVar[Positions | None] = "keep"
     needs_fit: ClassVar[bool] = True
 

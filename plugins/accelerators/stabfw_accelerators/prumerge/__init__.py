@@ -55,6 +55,7 @@ class PruMerge(TokenReduction[PruMergeConfig]):
     """
 
     config_cls: ClassVar[type[PruMergeConfig]] = PruMergeConfig
+    name: ClassVar[str] = "prumerge"
     fidelity: ClassVar[Fidelity] = Fidelity.ADAPTED
     needs_vision: ClassVar[bool] = True
 
@@ -69,9 +70,9 @@ class PruMerge(TokenReduction[PruMergeConfig]):
         return outliers_and_merged(self.config.keep_ratio, self.config.plus)
 
     def control(self) -> tuple[str, Mapping[str, Any]] | None:
-        """Dropping as many tokens at random, where the share is given."""
+        """Dropping as many tokens at random; where the picture decides how many, itself, blind."""
         if self.config.keep_ratio is None:
-            return None
+            return super().control()
         budget = self.config.model_dump(include={"keep_ratio", "positions"})
         return "random-drop", {"layer": 0, **budget}
 

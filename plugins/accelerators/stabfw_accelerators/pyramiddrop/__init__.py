@@ -31,6 +31,7 @@ class PyramidDrop(TokenReduction[PyramidDropConfig]):
     """
 
     config_cls: ClassVar[type[PyramidDropConfig]] = PyramidDropConfig
+    name: ClassVar[str] = "pyramiddrop"
     authors_positions: ClassVar[Positions | None] = "renumber"
 
     def stages(self, layers: int | None) -> Mapping[int, float]:

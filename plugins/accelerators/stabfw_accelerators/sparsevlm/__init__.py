@@ -62,6 +62,7 @@ class SparseVlm(TokenReduction[SparseVlmConfig]):
     """
 
     config_cls: ClassVar[type[SparseVlmConfig]] = SparseVlmConfig
+    name: ClassVar[str] = "sparsevlm"
     fidelity: ClassVar[Fidelity] = Fidelity.ADAPTED
 
     def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
