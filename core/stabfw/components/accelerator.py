@@ -78,6 +78,13 @@ class Accelerator(Component[A]):
         """Say why this cannot work on a model, or None if it can. Must not import torch."""
         return None
 
+    def fidelity_on(self, info: ModelInfo) -> Fidelity:
+        """Tell how close this is to the authors' implementation on a model. Must not import torch.
+
+        The default is `fidelity`, for methods that do not depend on the family.
+        """
+        return self.fidelity
+
     def on_load(self, request: LoadRequest) -> LoadRequest:
         """Change how the model is loaded. Pure."""
         return request

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -196,7 +196,13 @@ M = TypeVar("M", bound=ModelConfig)
 
 
 class Model(Component[M]):
-    """A model by its config."""
+    """A model by its config.
+
+    Attributes:
+        typical: A config that can be outlined on any machine, to show what works on such models.
+    """
+
+    typical: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
     def request(self) -> LoadRequest:

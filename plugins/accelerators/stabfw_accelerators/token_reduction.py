@@ -95,6 +95,13 @@ class TokenReduction(Accelerator[T]):
             return why_not(info, 0) or str(error)
         return why_not(info, last, self.config.positions, self.needs_vision)
 
+    def fidelity_on(self, info: ModelInfo) -> Fidelity:
+        """Adapted, where the authors did not evaluate the family or treat positions otherwise."""
+        if self.authors_positions is None:
+            return self.fidelity
+        theirs = info.family == "llava" and self.config.positions == self.authors_positions
+        return self.fidelity if theirs and not self.config.blind else Fidelity.ADAPTED
+
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
         """Drop tokens until the patch ends."""
         layers = model.info.layers if model.anatomy is None else len(model.anatomy.layers)
@@ -108,12 +115,10 @@ class TokenReduction(Accelerator[T]):
 
     def report(self, model: LoadedModel) -> Mapping[str, Any]:
         """Tell how many visual tokens there were on average, and how many were kept."""
-        published = model.info.family == "llava", self.config.positions == self.authors_positions
-        faithful = self.authors_positions is None or (all(published) and not self.config.blind)
         return {
             **(self._tally or Tally()).report(),
             "layers": list(self._layers),
-            "fidelity": (self.fidelity if faithful else Fidelity.ADAPTED).value,
+            "fidelity": self.fidelity_on(model.info).value,
         }
 
     def control(self) -> tuple[str, Mapping[str, Any]] | None:

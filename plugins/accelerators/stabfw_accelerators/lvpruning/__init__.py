@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from stabfw.components import Accelerator, Artefact, FitData, LoadedModel, ModelInfo
+from stabfw.components import Accelerator, Artefact, Fidelity, FitData, LoadedModel, ModelInfo
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.stages import Layer, Share, StagedConfig
@@ -97,6 +97,7 @@ class LVPruning(TokenReduction[LVPruningConfig]):
 
     config_cls: ClassVar[type[LVPruningConfig]] = LVPruningConfig
     name: ClassVar[str] = "lvpruning"
+    fidelity: ClassVar[Fidelity] = Fidelity.UNVERIFIED
     authors_positions: ClassVar[Positions | None] = "keep"
     needs_fit: ClassVar[bool] = True
 
