@@ -60,7 +60,8 @@ def spread(scores: torch.Tensor, count: int | None) -> torch.Tensor:
     chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     chosen[high] = True
     if count is None:
-        chosen[:: max(1, len(scores) // len(high) // 3)] = True
+        # The authors' spaced tokens stop one short of the end.
+        chosen[: -1 : max(1, len(scores) // len(high) // 3)] = True
     elif count > len(high):
         rest = (~chosen).nonzero()[:, 0]
         missing = count - len(high)
