@@ -55,7 +55,9 @@ def cases(method: str) -> Any:
 @pytest.fixture
 def given(request: pytest.FixtureRequest, case: Case) -> Inputs:
     inputs = make(request.param, case)
-    assert fingerprint(inputs) == pytest.approx(case["inputs"], rel=1e-6), "other random numbers"
+    assert fingerprint(inputs) == pytest.approx(case["fingerprint"], rel=1e-6), (
+        "other random numbers"
+    )
     return inputs
 
 
@@ -123,7 +125,15 @@ def agreement(found: torch.Tensor | Sequence[int], reference: Sequence[int]) -> 
 @pytest.mark.parametrize("path", sorted(SETS.glob("*.json")), ids=lambda path: path.stem)
 def test_sources_are_named(path: Path) -> None:
     source = json.loads(path.read_text())
-    assert {"repository", "file", "function", "licence", "stubbed", "cases"} <= source.keys()
+    assert {
+        "repository",
+        "file",
+        "function",
+        "licence",
+        "stubbed",
+        "inputs",
+        "cases",
+    } <= source.keys()
     assert len(source["commit"]) == 40
 
 
