@@ -45,8 +45,8 @@ class Dart(TokenReduction[DartConfig]):
     An adaptation: hidden states are compared as they are, where the authors' code applies the
     decoder's final norm first; pivots take turns in the order of the sequence, visual ones
     first, where that code goes through a set; parts differ by at most one, so that the budget is
-    kept to exactly. The question is the text behind the last picture. Positions are kept, as the
-    authors do.
+    kept to exactly, visual pivots included, which the authors add on top. The question is the
+    text behind the last picture. Positions are kept, as the authors do.
     """
 
     config_cls: ClassVar[type[DartConfig]] = DartConfig

@@ -37,9 +37,10 @@ class PruMerge(TokenReduction[PruMergeConfig]):
     Shang et al., 2025, "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal
     Models" (ICCV 2025, arXiv 2403.15388), section 3: kept are the tokens whose attention from
     the class token is above the third quartile by more than 1.5 times the range between the
-    quartiles. PruMerge+ adds tokens at a third of the stride that would give as many again. To
-    each kept token its 32 nearest others, kept or not, are added, nearest by the cosine of keys
-    and weighted by their attention. One more token is the weighted sum of all that are dropped.
+    quartiles. PruMerge+ adds tokens at a third of the stride that would give as many again, but
+    never the last, as the authors' code has it. To each kept token its 32 nearest others, kept or
+    not, are added, nearest by the cosine of keys and weighted by their attention. One more token
+    is the weighted sum of all that are dropped.
 
     With `keep_ratio`, the tokens with the most attention are kept, up to that share; with `plus`
     too, outliers are kept and evenly spaced tokens fill up the rest, as in EffiVLM-Bench. If all

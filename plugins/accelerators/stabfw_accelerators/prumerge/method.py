@@ -50,8 +50,8 @@ def spread(scores: torch.Tensor, count: int | None) -> torch.Tensor:
 
     Args:
         scores: Of shape (tokens,).
-        count: How many are chosen in all; None takes all at a third of the stride that would give
-            as many as there are outliers.
+        count: How many are chosen in all; None takes all but the last at a third of the stride that
+            would give as many as there are outliers.
 
     Returns:
         Their indices, ascending.
@@ -60,7 +60,7 @@ def spread(scores: torch.Tensor, count: int | None) -> torch.Tensor:
     chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     chosen[high] = True
     if count is None:
-        chosen[:: max(1, len(scores) // len(high) // 3)] = True
+        chosen[: -1 : max(1, len(scores) // len(high) // 3)] = True
     elif count > len(high):
         rest = (~chosen).nonzero()[:, 0]
         missing = count - len(high)
