@@ -19,13 +19,17 @@ from stabfw.components import (
     Prediction,
     Prompt,
 )
+from stabfw.components.costs import Flops, Schedule, prefill
 from stabfw.components.patch import Patch, fingerprint, weights_digest
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
+from stabfw.components.schedules import lvpruning_module as module_cost
 from stabfw.errors import DataError, UnsupportedError
+from stabfw.execute.prefill import counted_prefill
 from stabfw_accelerators.lvpruning import LVPruning, LVPruningConfig, Training
 from stabfw_accelerators.lvpruning.artefacts import about, dump, load
 from stabfw_accelerators.lvpruning.decision import Block, Decision
 from stabfw_accelerators.lvpruning.training import _forward, _frozen, _Gates, _step
+from stabfw_models.tiny import TinyConfig, TinyLlava
 
 Ask = Callable[..., list[Prediction]]
 LAYERS = (1, 2, 3)
@@ -328,6 +332,22 @@ class TestSelection:
         report = method.report(tiny)
         assert report["engaged"] is True
         assert report["fidelity"] == "unverified"
+
+    def test_counted_cost_is_the_closed_form(self, tiny: Any, prompts: tuple[Prompt, ...]) -> None:
+        """What the model saves by fewer tokens, less what the modules cost."""
+        made = TinyLlava(TinyConfig(device="cpu", threads=1))
+        architecture = made.architecture()
+        assert architecture is not None
+        method = LVPruning(LVPruningConfig())
+        with Patch() as patch, counted_prefill(tiny) as counted:
+            method.attach(tiny, method.at_hand(tiny.info), patch)
+            encoded = tiny.encode(prompts[:1])
+            (answer,) = tiny.generate(encoded, GenerationOptions(max_new_tokens=2))
+        text = encoded.inputs["input_ids"].shape[1] - 64
+        schedule = Schedule(answer.visual_tokens)
+        parts = prefill(architecture, [architecture.image(64, 64)], text, schedule, head="last")
+        modules = sum((module_cost(n, text, 128) for n in (64, 32, 19)), Flops()).linear
+        assert counted["linear_flops"] == sum(p.linear for p in parts.values()) + modules
 
     @pytest.mark.parametrize(
         ("layers", "places"),
