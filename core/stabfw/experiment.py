@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabfw.components import Artefact, Kind
+from stabfw.components import Kind
 from stabfw.errors import DataError, RunError, SpecError, UnsupportedError, blaming
 from stabfw.execute.messages import WORKER
 from stabfw.plan import Cell, Condition, Fit, Plan, Session, make_plan
@@ -84,7 +84,7 @@ def run(
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
         if plan.fits:
-            _fit(plan.fits, store, observers)
+            _fit(plan.fits, spec, store, observers)
             plan = make_plan(spec, registry, store)
         for cell in plan.cells:
             # What could not be asked may be readable again; its key does not tell.
@@ -165,7 +165,7 @@ def fit(
         cells = [(c, key) for c, key in plan.named.items() if c.stack == stack]
         if not cells and plan.unsupported:
             raise UnsupportedError(f"stack '{stack}': {plan.unsupported[0].reason}")
-        _fit(plan.fits, store, observers)
+        _fit(plan.fits, spec, store, observers)
         by_key = {cell.key: cell for cell in plan.cells}
         labels = {
             member.recipe: f"{member.type} for {condition.model}"
@@ -353,8 +353,8 @@ def _report(
     failures: Iterable[Failure],
     directory: Path,
 ) -> Results:
+    from stabfw.components.files import write_atomic
     from stabfw.report.measure import measure
-    from stabfw.report.serialise import write_atomic
     from stabfw.report.write import write_report
 
     measured = measure(
@@ -373,19 +373,30 @@ def _report(
     return measured.results
 
 
-def _fit(fits: Sequence[Fit], store: Store, observers: Observers) -> None:
+def _fit(fits: Sequence[Fit], spec: ExperimentSpec, store: Store, observers: Observers) -> None:
     from stabfw.execute.inputs import Inputs
     from stabfw.execute.session import run_fit
 
     inputs = Inputs()
     for fit in fits:
-        observers.notify(events.FitStart(fit.label, len(fit.instance_ids)))
         begin = time.monotonic()
+        curve: dict[int, Mapping[str, float]] = {}
+
+        def progress(
+            done: int,
+            total: int,
+            values: Mapping[str, float],
+            label: str = fit.label,
+            curve: dict[int, Mapping[str, float]] = curve,
+        ) -> None:
+            curve[done] = dict(values)
+            observers.notify(events.FitProgress(label, done, total, curve[done]))
+
+        observers.notify(events.FitStart(fit.label, len(fit.instance_ids)))
         with blaming(fit.member.origin, "fit()"):
-            artefact = run_fit(fit, inputs)
-        store.put_artefact(fit.recipe, artefact)
-        digest = Artefact(artefact).digest
-        observers.notify(events.FitEnd(fit.label, digest, time.monotonic() - begin))
+            artefact = run_fit(fit, inputs, store, progress)
+        seconds = time.monotonic() - begin
+        observers.notify(events.FitEnd(fit.label, artefact, seconds, curve, spec))
 
 
 def _done(store: Store, cell: Cell) -> bool:

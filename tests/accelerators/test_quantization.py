@@ -16,6 +16,8 @@ from safetensors.torch import load
 from stabfw.components import (
     Accelerator,
     Artefact,
+    Example,
+    FitData,
     Image,
     LoadRequest,
     ModelInfo,
@@ -67,7 +69,7 @@ def fitted(accelerator: Accelerator[Any], fresh: bool = False) -> Artefact | Non
     return ARTEFACTS[key]
 
 
-def scenes_of(split: str, number: int) -> list[Prompt]:
+def scenes_of(split: str, number: int) -> FitData:
     """Two questions on each of so many scenes that the shared prompts do not show."""
     found = []
     for index in range(number):
@@ -75,8 +77,8 @@ def scenes_of(split: str, number: int) -> list[Prompt]:
         image = Image.from_pixels(scene.pixels)
         for question in scenes.questions(scene, 2):
             text = question.text + scenes.render_choices(question.choices)
-            found.append(Prompt(f"{split}-{len(found)}", (image,), text))
-    return found
+            found.append(Example(Prompt(f"{split}-{len(found)}", (image,), text)))
+    return FitData(tuple(found))
 
 
 @contextmanager
@@ -199,7 +201,7 @@ def test_groups_that_cannot_be_packed_are_refused(tiny: Any) -> None:
     with pytest.raises(UnsupportedError, match=why):
         Hqq(HqqConfig(group_size=128, head=True)).transform(tiny, None)
     with pytest.raises(UnsupportedError, match=why):
-        Gptq(GptqConfig(head=True)).fit(tiny, [])
+        Gptq(GptqConfig(head=True)).fit(tiny, FitData(()))
 
 
 def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
@@ -347,7 +349,7 @@ def test_calibration_sees_every_token_once_and_leaves_the_model_alone(tiny: Any)
     linears = {name: tiny.module.get_submodule(name)}
     before, asked, seen = fingerprint(tiny.module), scenes_of("train", 2), []
     observe(tiny, linears, asked, lambda _, inputs: seen.append(inputs))
-    lengths = [tiny.encode([prompt]).inputs["input_ids"].shape[1] for prompt in asked]
+    lengths = [tiny.encode([prompt]).inputs["input_ids"].shape[1] for prompt in asked.prompts]
     assert [len(inputs) for inputs in seen] == lengths
     assert fingerprint(tiny.module) == before
     # Even distances, both ends included; a small share of each prompt.
@@ -360,7 +362,7 @@ def test_calibration_sees_every_token_once_and_leaves_the_model_alone(tiny: Any)
 def test_calibration_on_text_alone_cannot_tell_of_the_vision_tower(tiny: Any) -> None:
     accelerator = Awq(AwqConfig(vision=True))
     with pytest.raises(UnsupportedError, match="layers saw no data"):
-        accelerator.fit(tiny, [Prompt("text", (), "what is a square?")])
+        accelerator.fit(tiny, FitData((Example(Prompt("text", (), "what is a square?")),)))
 
 
 def test_awq_says_which_sizes_and_places_its_kernels_do_not_take(tiny: Any) -> None:

@@ -10,6 +10,8 @@ import torch
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt, Slot
 from stabfw.components.patch import Patch, fingerprint
 from stabfw_accelerators.fastv import FastV, FastVConfig
+from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
+from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
 
 METHODS = [
@@ -154,3 +156,22 @@ class TestRandomDrop:
 
         assert run(0) == run(0, prompts[::-1])
         assert run(0) != run(1)
+
+
+@pytest.mark.parametrize(
+    "method", [PyramidDrop(PyramidDropConfig()), PruMerge(PruMergeConfig())], ids=lambda m: m.name
+)
+def test_blind_it_keeps_as_many_of_other_tokens(
+    method: Accelerator[Any], tiny: Any, ask: Ask, baseline: list[Prediction]
+) -> None:
+    named = method.control()
+    assert named is not None
+    assert named[0] == method.name
+    blind = type(method)(method.config_cls(**named[1]))
+    assert blind.control() is None
+    seeing = attached(method, tiny, lambda: ask(tiny))
+    eight, one = attached(blind, tiny, lambda: (ask(tiny), ask(tiny, 1)))
+    assert [p.visual_tokens for p in eight] == [p.visual_tokens for p in seeing]
+    assert [p.token_ids for p in eight] == [p.token_ids for p in one]
+    assert all(a.top != b.top for a, b in zip(eight, seeing, strict=True))
+    assert blind.report(tiny)["fidelity"] == "adapted"

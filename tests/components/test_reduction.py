@@ -378,7 +378,7 @@ class TestRefusals:
 
     def test_attention_of_a_far_layer(self) -> None:
         plan = {3: lambda c: Reduction(c.attention(0)[0, 0].argsort())}
-        self.refused(plan, ValueError, "attention of layer 0 is not at hand")
+        self.refused(plan, ValueError, "keys of layer 0 are not at hand")
 
     def test_renumbering_of_multimodal_positions(self) -> None:
         model = model_of("qwen2_vl", "sdpa")

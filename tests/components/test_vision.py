@@ -64,6 +64,17 @@ class TestStudiedFamilies:
         for whole, half in zip(told, deeper, strict=True):
             assert torch.equal(whole[::2], half)
 
+    def test_keys_are_those_of_the_tower(self, family: str, attention: str) -> None:
+        model = families.build(family, attention)
+        expected = expected_keys(families.build(family, attention))
+        told = seen(model, lambda context: context.vision_keys, layer=1)
+        for row, found in enumerate(told):
+            assert found.dtype == torch.float32
+            assert torch.allclose(found.flatten(1), expected[row], atol=1e-6)
+        deeper = seen(model, lambda context: context.vision_keys, layer=2)
+        for whole, half in zip(told, deeper, strict=True):
+            assert torch.equal(whole[::2], half)
+
     def test_places_are_where_the_model_puts_the_patches(self, family: str, attention: str) -> None:
         model = families.build(family, attention)
         told = seen(model, lambda context: context.places, layer=1)
@@ -97,6 +108,31 @@ def expected_scores(model: Bare) -> list[torch.Tensor]:
         patch.hook(core.visual.merger, instead)
         features = core.get_image_features(**pixels).pooler_output
     return [picture[:, 0] for picture in features]
+
+
+def expected_keys(model: Bare) -> list[torch.Tensor]:
+    """Keys as the model itself projects them, in the order in which it hands on features."""
+    core, pixels = model.module.model, pixels_of(model)
+    projected: list[torch.Tensor] = []
+
+    def note(module: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+        projected.append(output)
+
+    with Patch() as patch, torch.inference_mode():
+        if model.info.family.startswith("llava"):
+            patch.hook(core.vision_tower.encoder.layers[-2].self_attn.k_proj, note)
+            core.get_image_features(**pixels)
+            # As wide as the projector's output, so that it can take its place.
+            wide = torch.nn.functional.pad(projected[0][:, 1:], (0, 32))
+            return [row[:, :32] for row in packed(model, wide)]
+        patch.hook(core.visual.blocks[-1].attn.qkv, note)
+
+        def instead(module: Any, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
+            keys = projected[0].view(len(projected[0]), 3, -1)[:, 1]
+            return torch.nn.functional.pad(keys.view(-1, 4, keys.shape[1]).mean(1), (0, 32))
+
+        patch.hook(core.visual.merger, instead)
+        return [row[:, :32] for row in core.get_image_features(**pixels).pooler_output]
 
 
 def class_attention(model: Bare) -> torch.Tensor:
@@ -183,8 +219,65 @@ def test_pictures_are_counted_within_a_prompt() -> None:
     assert told == [[0] * 16, [0] * 16 + [1] * 16]
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+def test_text_features_are_the_embeddings(family: str) -> None:
+    model = families.build(family, "sdpa")
+    ids = model.batch_of(ROWS).inputs["input_ids"]
+    embed = model.module.get_input_embeddings()
+    for row, found in enumerate(seen(model, lambda context: context.text_features)):
+        text = ids[row][(ids[row] != families.IMAGE) & (ids[row] != families.PAD)]
+        assert torch.allclose(found, embed(text), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_keys_are_those_in_the_cache(family: str) -> None:
+    model = families.build(family, "sdpa")
+    told: dict[int, list[Any]] = {1: [], 2: []}
+
+    def look(context: Context) -> Reduction:
+        told[context.layer].append((context.keys(context.layer - 1), context.text_keys(1)))
+        return Reduction(torch.arange(0, context.visual_tokens, 2))
+
+    batch = model.batch_of(ROWS)
+    with Patch() as patch, torch.inference_mode():
+        reduce_visual_tokens(model, dict.fromkeys((1, 2), look), patch)
+        cache = model.module(**batch.inputs, use_cache=True).past_key_values
+    ids, valid = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
+    for row in ROWS:
+        visual = ids[row] == families.IMAGE
+        before = cache.layers[0].keys[row].transpose(0, 1)
+        assert torch.allclose(told[1][row][0], before[visual], atol=1e-5)
+        # In layer 1 there are half of the visual tokens, padded on the left.
+        held = cache.layers[1].keys[row].transpose(0, 1)
+        kept = valid[row].clone()
+        kept[visual.nonzero()[1::2, 0]] = False
+        alive = held[len(held) - int(kept.sum()) :]
+        assert torch.allclose(told[2][row][0], alive[visual[kept]], atol=1e-5)
+        assert torch.allclose(told[2][row][1], alive[~visual[kept]], atol=1e-5)
+
+
+def test_attention_of_chosen_rows_is_that_of_the_batch() -> None:
+    """Each row asks for other tokens, and gets what it would get alone."""
+    model = families.build("qwen2_5_vl", "sdpa")
+    shapes = []
+
+    def both(context: Context) -> Any:
+        last = context.text_spans[-1][-1]
+        shapes.append(context.attention(1, [0, last]).shape)
+        return context.attention(1), context.attention(1, [0, last])
+
+    for shared, chosen in seen(model, both):
+        assert torch.allclose(shared[:, 0], chosen[:, 1], atol=1e-6)
+        assert not torch.equal(chosen[:, 0], chosen[:, 1])
+    assert len(shapes) == len(ROWS)
+
+
 def test_family_without_scores_says_so() -> None:
     model = families.build("idefics3", "sdpa")
-    for look in (lambda context: context.vision_scores, lambda context: context.places):
+    for look in (
+        lambda context: context.vision_scores,
+        lambda context: context.vision_keys,
+        lambda context: context.places,
+    ):
         with pytest.raises(UnsupportedError, match="does not tell"):
             seen(model, look)

@@ -420,6 +420,25 @@ class Elsewhere(Scale):
     occupies = frozenset({Slot.DECODING})
 
 
+@fails("check_control_is_valid")
+class Unequal(Scale):
+    """Names a control that keeps more tokens."""
+
+    occupies = frozenset({Slot.VISUAL_TOKENS})
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+        tokens = (4, round(4 * self.config.keep_ratio))
+
+        def fewer(generate: Any, *args: Any) -> list[Prediction]:
+            return [replace(p, visual_tokens=tokens) for p in generate(*args)]
+
+        patch.wrap(model, "generate", fewer)
+
+    def control(self) -> tuple[str, Mapping[str, Any]]:
+        return "unequal", {"keep_ratio": 0.75}
+
+
 @fails("check_reports_json")
 class Chatty(Scale):
     """Reports what no JSON can hold."""
@@ -916,17 +935,30 @@ class Unending(ToyModel):
     loaded = _with(Endless)
 
 
-class OnePlace(Vision):
-    """Tells scores as another does, but one place for all visual tokens."""
+class Same(Vision):
+    """Tells what another does."""
 
     def __init__(self, right: Vision) -> None:
         self.right, self.block = right, right.block
 
     def places(self, inputs: Mapping[str, Any]) -> Any:
-        return self.right.places(inputs).fill_(0)
+        return self.right.places(inputs)
 
     def scores(self, inputs: Mapping[str, Any], call: BlockCall) -> Any:
         return self.right.scores(inputs, call)
+
+    def keys(self, inputs: Mapping[str, Any], call: BlockCall) -> Any:
+        return self.right.keys(inputs, call)
+
+
+class OnePlace(Same):
+    def places(self, inputs: Mapping[str, Any]) -> Any:
+        return super().places(inputs).fill_(0)
+
+
+class EndlessKeys(Same):
+    def keys(self, inputs: Mapping[str, Any], call: BlockCall) -> Any:
+        return super().keys(inputs, call).fill_(float("inf"))
 
 
 @fails("check_anatomy_is_right")
@@ -937,6 +969,28 @@ class Piled(Sighted):
     def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
         with super().open(request) as model:
             model._anatomy = replace(model.anatomy, vision=OnePlace(model.anatomy.vision))
+            yield model
+
+
+@fails("check_anatomy_is_right")
+class Unlocked(Sighted):
+    """Has keys of its visual tokens that are no numbers."""
+
+    @contextmanager
+    def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
+        with super().open(request) as model:
+            model._anatomy = replace(model.anatomy, vision=EndlessKeys(model.anatomy.vision))
+            yield model
+
+
+@fails("check_described_is_observed")
+class Blindfolded(Sighted):
+    """Is said to tell of its vision tower, but does not."""
+
+    @contextmanager
+    def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
+        with super().open(request) as model:
+            model._anatomy = replace(model.anatomy, vision=None)
             yield model
 
 

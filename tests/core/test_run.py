@@ -13,7 +13,7 @@ from stabfw.errors import IncompleteError, PluginError, RunError, SpecError
 from stabfw.experiment import Run, run
 from stabfw.metrics import Outcomes, pair
 from stabfw.plan import Condition, Role, make_plan
-from stabfw.registry import Registry
+from stabfw.registry import Observers, Registry, events, hookimpl
 from stabfw.report.results import Comparison
 from stabfw.report.serialise import load_results
 from stabfw.spec import ExperimentSpec, load_spec
@@ -284,6 +284,22 @@ def test_unwritable_run_directory_is_found_before_anything_runs(
     assert not spec.store.exists()
 
 
+class Told:
+    """Remembers what is told of fits."""
+
+    def __init__(self) -> None:
+        self.progress: list[events.FitProgress] = []
+        self.ends: list[events.FitEnd] = []
+
+    @hookimpl
+    def stabfw_fit_progress(self, event: events.FitProgress) -> None:
+        self.progress.append(event)
+
+    @hookimpl
+    def stabfw_fit_end(self, event: events.FitEnd) -> None:
+        self.ends.append(event)
+
+
 class TestCalibration:
     def spec(self, make_spec: Make, questions: Path, **changes: Any) -> ExperimentSpec:
         calibration = {
@@ -291,7 +307,9 @@ class TestCalibration:
             "split": "train",
             "limit": 10,
         }
-        return make_spec(stacks={"fitted": ["fitted"]}, **{"calibration": calibration, **changes})
+        return make_spec(
+            **{"stacks": {"fitted": ["fitted"]}, "calibration": calibration, **changes}
+        )
 
     def test_fits_once_and_reuses(
         self, make_spec: Make, registry: Registry, questions: Path
@@ -300,38 +318,67 @@ class TestCalibration:
         assert run(spec, registry=registry).computed == 4
         assert run(spec, registry=registry).computed == 0
 
+    def test_interrupted_fit_goes_on(
+        self, make_spec: Make, registry: Registry, questions: Path, tmp_path: Path
+    ) -> None:
+        cut = tmp_path / "cut"
+        cut.touch()
+        stacks = {"fitted": [{"type": "fitted", "cut": str(cut)}]}
+        spec = self.spec(make_spec, questions, stacks=stacks)
+        with pytest.raises(PluginError, match=r"fitted \(stabfw-test-plugins 1.0\) fails in fit"):
+            run(spec, registry=registry)
+        cut.unlink()
+        told = Told()
+        observers = Observers(registry)
+        observers.add(told, "told")
+        run(spec, registry=registry, observers=observers)
+        assert [event.done for event in told.progress] == [2, 3]
+        (end,) = told.ends
+        assert end.curve == {2: {"loss": 0.5}, 3: {"loss": 1 / 3}}
+        kept = spec.store / "artefacts" / end.digest
+        _, texts, begin = json.loads(kept.read_bytes())
+        assert begin == 1
+        assert len(texts) == 10
+        assert all(answer for _, answer in texts)
+        assert list(kept.parent.iterdir()) == [kept]
+
+    def test_only_what_it_depends_on_makes_it_fit_again(
+        self, make_spec: Make, registry: Registry, questions: Path
+    ) -> None:
+        def fits(**config: Any) -> int:
+            told = Told()
+            observers = Observers(registry)
+            observers.add(told, "told")
+            stacks = {"fitted": [{"type": "fitted", **config}]}
+            spec = self.spec(make_spec, questions, stacks=stacks)
+            run(spec, registry=registry, observers=observers)
+            return len(told.ends)
+
+        assert [fits(), fits(used=1), fits(note="other"), fits(used=1)] == [1, 0, 1, 0]
+
+    def test_artefact_at_hand_needs_no_data(
+        self, make_spec: Make, registry: Registry, questions: Path, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "artefact"
+        stacks = {"fitted": [{"type": "fitted", "file": str(file)}]}
+        spec = self.spec(make_spec, questions, stacks=stacks, calibration=None)
+        keys = []
+        for note in ("one", "other"):
+            file.write_text(json.dumps([note, [], 0]))
+            done = run(spec, registry=registry)
+            assert changed(done, "fitted", registry)
+            keys.append(only(done, "fitted").key)
+        assert keys[0] != keys[1]
+
     def test_artefact_is_part_of_the_key(
         self, make_spec: Make, registry: Registry, questions: Path
     ) -> None:
         spec = self.spec(make_spec, questions)
         before = only(run(spec, registry=registry), "fitted").key
         with Store(spec.store) as store:
-            ((recipe,),) = store._db.execute("SELECT recipe FROM artefacts")
-            store._db.execute("DELETE FROM artefacts")
-            store.put_artefact(recipe, b'["other", [1]]')
+            other = store.put_artefact("another recipe", b'["other", [1], 0]')
+            store._db.execute("UPDATE artefacts SET digest=?", (other,))
         assert only(run(spec, registry=registry), "fitted").key != before
-
-    def test_artefact_whose_file_is_gone_is_made_again(
-        self, make_spec: Make, registry: Registry, questions: Path
-    ) -> None:
-        spec = self.spec(make_spec, questions)
-        run(spec, registry=registry)
-        (artefact,) = (spec.store / "artefacts").iterdir()
-        before = artefact.read_bytes()
-        artefact.unlink()
-        assert run(spec, registry=registry).computed == 0
-        assert artefact.read_bytes() == before
-
-    def test_artefact_that_was_damaged_is_not_used(
-        self, make_spec: Make, registry: Registry, questions: Path
-    ) -> None:
-        spec = self.spec(make_spec, questions)
-        run(spec, registry=registry)
-        (artefact,) = (spec.store / "artefacts").iterdir()
-        artefact.write_bytes(b'["other", [1]]')
-        longer = self.spec(make_spec, questions, generation={"max_new_tokens": 9})
-        (failure,) = run(longer, registry=registry).results.failures
-        assert "the artefact of fitted changed" in failure.reason
 
     def test_refuses_data_that_is_evaluated(
         self, make_spec: Make, registry: Registry, questions: Path

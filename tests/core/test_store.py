@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,37 @@ def test_answer_status_survives(store: Store) -> None:
     )
     store.commit_batch("k", 0, "s", [invalid], {}, 0.1)
     assert store.scores("k", "s")["1"][0] == invalid.answer
+
+
+class TestArtefacts:
+    def test_first_one_of_a_recipe_stays(self, store: Store) -> None:
+        assert store.artefact("r") is store.artefact_digest("r") is None
+        first = store.put_artefact("r", b"first")
+        assert first == sha256(b"first").hexdigest()
+        assert store.put_artefact("r", b"second") == first
+        assert store.artefact("r") == b"first"
+        assert store.artefact_digest("r") == first
+
+    def test_unfinished_is_kept_until_there_is_an_artefact(self, store: Store) -> None:
+        assert store.unfinished("r") is None
+        for state in (b"step 1", b"step 2"):
+            store.put_unfinished("r", state)
+            assert store.unfinished("r") == state
+        assert store.unfinished("other") is None
+        store.put_artefact("r", b"done")
+        assert store.unfinished("r") is None
+
+    def test_lost_file_is_made_again(self, store: Store) -> None:
+        digest = store.put_artefact("r", b"data")
+        (store.directory / "artefacts" / digest).unlink()
+        assert store.artefact_digest("r") is None
+        assert store.put_artefact("r", b"other") != digest
+        assert store.artefact("r") == b"other"
+
+    def test_directory_in_its_place_is_one_error(self, store: Store) -> None:
+        store.put_artefact("s", b"")
+        (store.directory / "artefacts" / "r.unfinished").mkdir()
+        with pytest.raises(StoreError, match="cannot be read"):
+            store.unfinished("r")
+        with pytest.raises(StoreError, match=r"cannot be written: .*; free some space"):
+            store.put_unfinished("r", b"state")

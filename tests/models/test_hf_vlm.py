@@ -197,6 +197,17 @@ class TestLoading:
         assert tiny.info.has_anatomy
         assert tiny.info.processor == "LlavaProcessor/CLIPImageProcessorPil"
 
+    @pytest.mark.parametrize(("strategy", "tells"), [("default", True), ("full", False)])
+    def test_whether_it_tells_of_its_tower_is_known_before_loading(
+        self, strategy: str, tells: bool, folder: Path
+    ) -> None:
+        path = folder / "config.json"
+        changed = {"vision_feature_select_strategy": strategy}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        with load(folder) as loaded:
+            assert loaded.info.has_vision is tells
+            assert (loaded.anatomy.vision is not None) is tells
+
     def test_parts_named_by_the_anatomy_exist(self, tiny: Any) -> None:
         for name in (*tiny.anatomy.vision_parts, tiny.anatomy.head):
             tiny.module.get_submodule(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import checkpoints
 import numpy as np
 import pytest
 from stabfw.components import GenerationOptions, Image, Kind, Prompt
-from stabfw.components.costs import Convention, prefill
+from stabfw.components.costs import Convention, Schedule, prefill
 from stabfw.components.patch import Patch
 from stabfw.components.schedules import keep
 from stabfw.execute.prefill import counted_prefill
@@ -50,6 +51,58 @@ def test_count_equals_the_closed_form(family: str, tmp_path: Path) -> None:
     parts = prefill(architecture, [image], text, schedule, head="last")
     expected = sum(flops.counted(Convention.LINEAR) for flops in parts.values())
     assert counted["linear_flops"] == expected
+
+
+#: Config of each token method.
+METHODS: dict[str, dict[str, Any]] = {
+    "dart": {"keep_ratio": 0.25},
+    "divprune": {"keep_ratio": 0.25},
+    "fastv": {"keep_ratio": 0.25},
+    "holov": {"keep_ratio": 0.25},
+    "lofi": {"keep_ratio": 0.25},
+    "pool": {},
+    "prumerge": {},
+    "pyramiddrop": {},
+    "random-drop": {"keep_ratio": 0.25},
+    "sparsevlm": {"keep_ratios": (0.5, 0.25, 0.125)},
+    "tome": {},
+    "uniform": {"keep_ratio": 0.25},
+    "visionzip": {"keep_ratio": 0.25},
+    "vtw": {},
+}
+#: Those that choose by attention or keys in the decoder, with their stages, or in the tower.
+IN_DECODER = {"dart": 1, "fastv": 1, "pyramiddrop": 3, "sparsevlm": 3}
+IN_TOWER = {"holov", "prumerge", "visionzip"}
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", METHODS)
+def test_count_with_fewer_tokens_equals_the_closed_form(
+    name: str, family: str, checkpoint: Callable[[str], Path]
+) -> None:
+    """That of the tokens that each layer is said to have seen, beside what the choice costs."""
+    made = load(checkpoint(family))
+    architecture = made.architecture()
+    image = architecture.image(*SIZE)
+    component = Registry().load(Kind.ACCELERATOR, name)
+    method: Any = component(component.config_cls(**METHODS[name]))
+    with made.open(made.request()) as model, Patch() as patch:
+        method.attach(model, None, patch)
+        encoded = model.encode(asked("is it red?"))
+        with counted_prefill(model) as counted:
+            (answer,) = model.generate(encoded, OPTIONS)
+    assert answer.visual_tokens[-1] < image.visual_tokens
+    text = encoded.inputs["input_ids"].shape[1] - image.visual_tokens
+    parts = prefill(architecture, [image], text, Schedule(answer.visual_tokens), head="last")
+    chosen = counted["linear_flops"] - sum(p.counted(Convention.LINEAR) for p in parts.values())
+    # Queries and keys are less than the whole layer.
+    layer = architecture.decoder.layer(text + image.visual_tokens).linear
+    if name in IN_DECODER:
+        assert 0 < chosen < 0.5 * IN_DECODER[name] * layer
+    elif name in IN_TOWER:
+        assert 0 < chosen < parts["vision tower"].linear
+    else:
+        assert chosen == 0
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,19 @@ import torch
 from stabfw.components import Accelerator, Encoded, GenerationOptions, Image, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.testing.bench import bits
+from stabfw_accelerators.dart import Dart, DartConfig
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.fastv import FastV, FastVConfig
+from stabfw_accelerators.holov import HoloV, HoloVConfig
+from stabfw_accelerators.lofi import LoFi, LoFiConfig
+from stabfw_accelerators.pool import Pool, PoolConfig
+from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
+from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
+from stabfw_accelerators.sparsevlm import SparseVlm, SparseVlmConfig
+from stabfw_accelerators.tome import ToMe, ToMeConfig
+from stabfw_accelerators.uniform import Uniform, UniformConfig
+from stabfw_accelerators.visionzip import VisionZip, VisionZipConfig
 from stabfw_accelerators.vtw import Vtw, VtwConfig
 from stabfw_benchmarks.shapes import ShapesConfig, scenes
 from stabfw_models.tiny import WEIGHTS
@@ -123,7 +133,25 @@ def test_keeping_all_tokens_is_bit_identical(
     "accelerator",
     [
         pytest.param(DivPrune(DivPruneConfig(keep_ratio=0.25)), id="divprune"),
+        pytest.param(PyramidDrop(PyramidDropConfig()), id="pyramiddrop"),
         pytest.param(Vtw(VtwConfig()), id="vtw"),
+        *(
+            pytest.param(method, id=name, marks=pytest.mark.slow)
+            for name, method in {
+                "dart": Dart(DartConfig(keep_ratio=0.25)),
+                "fastv": FastV(FastVConfig(keep_ratio=0.25)),
+                "holov": HoloV(HoloVConfig(keep_ratio=0.25)),
+                "lofi": LoFi(LoFiConfig()),
+                "pool": Pool(PoolConfig()),
+                "prumerge": PruMerge(PruMergeConfig()),
+                "prumerge+": PruMerge(PruMergeConfig(plus=True, keep_ratio=0.25)),
+                "random-drop": RandomDrop(RandomDropConfig(keep_ratio=0.25)),
+                "sparsevlm": SparseVlm(SparseVlmConfig()),
+                "tome": ToMe(ToMeConfig()),
+                "uniform": Uniform(UniformConfig(keep_ratio=0.25)),
+                "visionzip": VisionZip(VisionZipConfig(keep_ratio=0.25)),
+            }.items()
+        ),
     ],
 )
 def test_fewer_tokens_change_answers_whatever_the_batch(

@@ -27,10 +27,10 @@ def run_directory(drawn, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """A database with MLflow's tables, which take long to make."""
-    from stabfw.tracking.reach import patience
+    from stabfw.tracking.reach import reaching
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    with patience():
+    with reaching(f"sqlite:///{path}"):
         from mlflow import MlflowClient
 
         MlflowClient(f"sqlite:///{path}").search_experiments()

@@ -10,12 +10,13 @@ from subprocess import run
 
 import pytest
 from stabfw.errors import RunError
-from stabfw.registry.events import RunEnd
+from stabfw.registry.events import FitEnd, RunEnd
 from stabfw.report.layout import PUBLISHED, slug
 from stabfw.report.results import Change
 from stabfw.spec.models import Tracking
 from stabfw.tracking import stabfw_run_end
 from stabfw.tracking.columns import cell_columns, comparison_columns
+from stabfw.tracking.curves import publish_curves
 from stabfw.tracking.links import Published, links
 from stabfw.tracking.publish import publish
 from stabfw.tracking.reach import database
@@ -270,3 +271,20 @@ def test_without_mlflow_nothing_is_left_behind(run_directory, drawn, tmp_path, m
     with pytest.raises(RunError, match=r"MLflow is not installed: .* 'stabfw\[mlflow\]'"):
         publish(drawn.results, run_directory, f"sqlite:///{tmp_path}/mlflow.db")
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_curves_of_a_fit_are_a_run(uri):
+    from mlflow import MlflowClient
+
+    curve = {step: {"loss": 1 / step, "kept": 0.5} for step in range(1, 1203)}
+    event = FitEnd("lvpruning for tiny-llava", "0" * 64, 12.5, curve, None)
+    publish_curves(event, "study", uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("study")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "fit · lvpruning for tiny-llava"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["stabfw.artefact"] == "0" * 64
+    assert run.data.metrics["seconds"] == 12.5
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert {point.step: point.value for point in history} == {n: 1 / n for n in curve}

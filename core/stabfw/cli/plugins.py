@@ -15,16 +15,34 @@ from stabfw.registry import PluginInfo, Registry
 from stabfw.registry.contract import did_you_mean, listed
 
 
-@click.command(epilog="\b\nExample:\n  stabfw plugins\n  stabfw plugins fastv")
+@click.command(
+    epilog="\b\nExample:\n  stabfw plugins\n  stabfw plugins fastv\n  stabfw plugins --matrix"
+)
 @click.argument("name", required=False)
+@click.option(
+    "--matrix", is_flag=True, help="Show which accelerators work on which models, and how faithful."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="TYPE[=SOURCE]",
+    help="Models of the matrix, such as hf-vlm=DIRECTORY; by default a typical one of each kind.",
+)
 @click.option("--check", is_flag=True, help="Import each plugin and say which ones are broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(name: str | None, check: bool, as_json: bool) -> int:
+def command(
+    name: str | None, matrix: bool, models: tuple[str, ...], check: bool, as_json: bool
+) -> int:
     """List installed plugins, or show the parameters of the one called NAME.
 
-    Plugins are imported only with --check or NAME.
+    Plugins are imported only with --check, --matrix or NAME.
     """
     registry = Registry()
+    if matrix or models:
+        from stabfw.cli.matrix import show
+
+        return show(registry, models, as_json)
     if name is None:
         return _list(registry, check, as_json)
     return _show(registry, name, as_json)

@@ -86,6 +86,19 @@ class ProgressObserver:
             self._bar.start()
 
     @hookimpl
+    def stabfw_fit_progress(self, event: Any) -> None:
+        """Say how far a calibration or training is."""
+        if event.done < event.total and time.monotonic() - self._last < _LINE_EVERY_S:
+            return
+        self._last = time.monotonic()
+        values = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        self._console.print(
+            f"fit {event.done}/{event.total}  {values}  {escape(event.label)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    @hookimpl
     def stabfw_cell_start(self, event: Any) -> None:
         """Name the cell at work."""
         self._label = event.label

@@ -24,6 +24,7 @@ from stabfw.components.data import (
 )
 from stabfw.components.extract import extract_choice, extract_text, extract_yes_no, normalised
 from stabfw.components.files import file_digest
+from stabfw.components.fitting import Example, FitData
 from stabfw.components.metric import Metric, MetricConfig
 from stabfw.components.model import (
     Encoded,
@@ -51,8 +52,10 @@ __all__ = [
     "Component",
     "ComponentConfig",
     "Encoded",
+    "Example",
     "Fidelity",
     "FinishReason",
+    "FitData",
     "GenerationOptions",
     "Image",
     "Instance",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from stabfw.components.base import Component, ComponentConfig
-from stabfw.components.data import Prompt
+from stabfw.components.fitting import FitData
 from stabfw.components.model import GenerationOptions, LoadedModel, LoadRequest, ModelInfo
 
 if TYPE_CHECKING:
@@ -78,11 +78,35 @@ class Accelerator(Component[A]):
         """Say why this cannot work on a model, or None if it can. Must not import torch."""
         return None
 
+    def fidelity_on(self, info: ModelInfo) -> Fidelity:
+        """Tell how close this is to the authors' implementation on a model. Must not import torch.
+
+        The default is `fidelity`, for methods that do not depend on the family.
+        """
+        return self.fidelity
+
     def on_load(self, request: LoadRequest) -> LoadRequest:
         """Change how the model is loaded. Pure."""
         return request
 
-    def fit(self, model: LoadedModel, data: Sequence[Prompt]) -> Artefact:
+    def at_hand(self, info: ModelInfo) -> Artefact | None:
+        """Return an artefact that needs no fit: a file of the user's, or one that comes along.
+
+        Only asked if `needs_fit`. Must not import torch.
+
+        Raises:
+            DataError: If a file that the config names is missing or not for this model.
+        """
+        return None
+
+    def fitted_by(self) -> Mapping[str, Any]:
+        """The part of the config on which `fit` depends; the default is all of it.
+
+        Configs that differ only elsewhere share an artefact.
+        """
+        return self.config.model_dump(mode="json", exclude={"type"})
+
+    def fit(self, model: LoadedModel, data: FitData) -> Artefact:
         """Calibrate, search or train on a model that is thrown away afterwards."""
         raise NotImplementedError(f"{type(self).__name__} sets needs_fit but has no fit()")
 

@@ -27,11 +27,11 @@ class BlockCall:
 class Vision(ABC):
     """What is known of the visual tokens before the decoder sees them.
 
-    Both methods tell it for the visual tokens of a whole batch, in the order of the rows and, in
+    All methods tell it for the visual tokens of a whole batch, in the order of the rows and, in
     a row, of its placeholders.
 
     Attributes:
-        block: The block of the vision tower whose attention `scores` recomputes.
+        block: The block of the vision tower whose attention `scores` and `keys` recompute.
     """
 
     block: torch.nn.Module
@@ -61,6 +61,19 @@ class Vision(ABC):
         Returns:
             The share of attention that each visual token gets in float32, of shape
             (visual tokens,); 0 where a token stands for no part of a picture.
+        """
+
+    @abstractmethod
+    def keys(self, inputs: Mapping[str, Any], call: BlockCall) -> torch.Tensor:
+        """Tell the keys by which the vision tower finds each visual token.
+
+        Args:
+            inputs: The model's inputs, as `LoadedModel.encode` made them.
+            call: What `block` was called with.
+
+        Returns:
+            Keys before any rotary embedding in float32, of shape (visual tokens, heads, size); 0
+            where a token stands for no part of a picture.
         """
 
 

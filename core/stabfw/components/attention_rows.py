@@ -32,26 +32,64 @@ def attention_rows(
         Probabilities in float32, of shape (batch, heads, rows, length).
     """
     attention: Any = layer.self_attn
+    states, (cosine, sine) = _normed(layer, hidden, position_embeddings)
+    batch, length, _ = states.shape
+    places = torch.arange(length, device=states.device)
+    asking = places[list(rows)]
+    query = attention.q_proj(states[:, asking]).view(batch, len(rows), -1, attention.head_dim)
+    query = query.transpose(1, 2)
+    if hasattr(attention, "q_norm"):
+        query = attention.q_norm(query)
+    query = _rotated(attention, query, cosine[:, asking], sine[:, asking])
+    key = _keys(attention, states, cosine, sine)
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
+    hidden_from = (places[None] > asking[:, None]) | ~valid[:, None, None].to(states.device)
+    probabilities: torch.Tensor = scores.masked_fill(hidden_from, float("-inf")).softmax(-1)
+    return probabilities
+
+
+def rotated_keys(
+    layer: torch.nn.Module, hidden: torch.Tensor, position_embeddings: Rotary
+) -> torch.Tensor:
+    """Compute a decoder layer's keys from the layer's input.
+
+    Args:
+        layer: The decoder layer, of the Llama or Qwen kind.
+        hidden: Its input, of shape (batch, length, hidden size).
+        position_embeddings: Cosines and sines of the rotary embedding, (1 or batch, length, size).
+
+    Returns:
+        Keys after the rotary embedding, of shape (batch, heads, length, size).
+    """
+    states, (cosine, sine) = _normed(layer, hidden, position_embeddings)
+    return _keys(layer.self_attn, states, cosine, sine)
+
+
+def _normed(
+    layer: torch.nn.Module, hidden: torch.Tensor, position_embeddings: Rotary
+) -> tuple[torch.Tensor, Rotary]:
     norm: Any = layer.input_layernorm
     cosine, sine = position_embeddings
     if not norm.weight.is_meta:
         # With layers on several devices, the input still lies on that of the layer before.
         hidden, cosine, sine = (part.to(norm.weight.device) for part in (hidden, cosine, sine))
-    batch, length, _ = hidden.shape
-    places = torch.arange(length, device=hidden.device)
-    asking = places[list(rows)]
-    states = norm(hidden)
-    size = attention.head_dim
-    query = attention.q_proj(states[:, asking]).view(batch, len(rows), -1, size).transpose(1, 2)
-    key = attention.k_proj(states).view(batch, length, -1, size).transpose(1, 2)
-    if hasattr(attention, "q_norm"):
-        query, key = attention.q_norm(query), attention.k_norm(key)
+    return norm(hidden), (cosine, sine)
+
+
+def _keys(
+    attention: Any, states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+) -> torch.Tensor:
+    key = attention.k_proj(states).view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+    if hasattr(attention, "k_norm"):
+        key = attention.k_norm(key)
+    return _rotated(attention, key, cosine, sine)
+
+
+def _rotated(
+    attention: Any, states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+) -> torch.Tensor:
     # Each modelling file has its own way of applying the same embedding.
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    query, _ = rotate(query, query, cosine[:, asking], sine[:, asking])
-    key, _ = rotate(key, key, cosine, sine)
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
-    hidden_from = (places[None] > asking[:, None]) | ~valid[:, None, None].to(hidden.device)
-    probabilities: torch.Tensor = scores.masked_fill(hidden_from, float("-inf")).softmax(-1)
-    return probabilities
+    rotated: torch.Tensor = rotate(states, states, cosine, sine)[0]
+    return rotated

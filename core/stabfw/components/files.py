@@ -1,4 +1,4 @@
-"""Content hashes of files, cheap to ask for again."""
+"""Files: content hashes that are cheap to ask for again, and writing that leaves no halves."""
 
 from __future__ import annotations
 
@@ -65,3 +65,23 @@ def _write_cache(known: dict[str, str]) -> None:
         with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
             json.dump(known, file)
         Path(file.name).replace(target)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file by way of a temporary one beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink()
+            raise
+    with contextlib.suppress(OSError):
+        # Temporary files are private; results are as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+    temporary.replace(path)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class ModelInfo:
         has_anatomy: Whether the loaded model can state its anatomy.
         no_reduction: Why visual tokens cannot be dropped although the parts are known; empty if
             they can.
+        has_vision: Whether its anatomy tells where visual tokens are from and what the vision
+            tower looks at.
         multimodal_positions: Whether tokens have several rotary positions (M-RoPE), which cannot
             be renumbered when tokens are dropped.
         can_score: Whether the loaded model can score answers that it is given.
@@ -44,6 +46,7 @@ class ModelInfo:
     visual_tokens: int | None = None
     has_anatomy: bool = False
     no_reduction: str = ""
+    has_vision: bool = False
     multimodal_positions: bool = False
     can_score: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -193,7 +196,13 @@ M = TypeVar("M", bound=ModelConfig)
 
 
 class Model(Component[M]):
-    """A model by its config."""
+    """A model by its config.
+
+    Attributes:
+        typical: A config that can be outlined on any machine, to show what works on such models.
+    """
+
+    typical: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
     def request(self) -> LoadRequest:

@@ -86,6 +86,11 @@ class Context:
         self.visual_tokens = len(self._columns)
 
     @property
+    def original_visual_tokens(self) -> int:
+        """How many visual tokens the row had before the first layer."""
+        return int(self._stage.sight.visual[self._row].sum())
+
+    @property
     def instance_id(self) -> str:
         """Id of the instance that the row asks about.
 
@@ -104,16 +109,13 @@ class Context:
     @property
     def text_states(self) -> torch.Tensor:
         """Hidden states of all other tokens but padding, of shape (tokens, hidden size)."""
-        now = self._stage.now
-        text = now.valid[self._row] & ~now.visual[self._row]
-        return self._stage.hidden[self._row, text.to(self._stage.hidden.device)]
+        return self._stage.hidden[self._row, self._text.to(self._stage.hidden.device)]
 
     @property
     def text_spans(self) -> tuple[range, ...]:
         """Where in the sequence the text before, between and after the pictures is now."""
-        now = self._stage.now
-        text = (now.valid[self._row] & ~now.visual[self._row]).nonzero()[:, 0].tolist()
-        columns = now.columns[self._row, text].tolist()
+        text = self._text.tolist()
+        columns = self._stage.now.columns[self._row, text].tolist()
         gaps = [n for n in range(1, len(text)) if columns[n] > columns[n - 1] + 1]
         return tuple(
             range(text[begin], text[end - 1] + 1)
@@ -123,9 +125,18 @@ class Context:
     @property
     def features(self) -> torch.Tensor:
         """The visual tokens as they entered the decoder, of shape (visual tokens, hidden size)."""
-        embedded = self._stage.sight.embedded
-        columns = self._stage.now.columns[self._row, self._columns]
-        return embedded[self._row, columns.to(embedded.device)]
+        return self._embedded(self._columns)
+
+    @property
+    def original_features(self) -> torch.Tensor:
+        """All visual tokens that entered the decoder, of shape (original tokens, hidden size)."""
+        sight = self._stage.sight
+        return sight.embedded[self._row, sight.visual[self._row].to(sight.embedded.device)]
+
+    @property
+    def text_features(self) -> torch.Tensor:
+        """All other tokens but padding as they entered the decoder, as `text_states`."""
+        return self._embedded(self._text)
 
     @property
     def places(self) -> torch.Tensor:
@@ -157,6 +168,31 @@ class Context:
         scores = self._stage.sight.scores
         return scores[self._numbers().to(scores.device)]
 
+    @property
+    def vision_keys(self) -> torch.Tensor:
+        """The keys of the visual tokens in the block whose attention `vision_scores` tells.
+
+        Where several patches become one visual token, their mean; before any rotary embedding.
+        In float32, of shape (visual tokens, heads, size), with 0 for a token that stands for no
+        part of a picture.
+
+        Raises:
+            UnsupportedError: If the model does not tell.
+        """
+        keys = self._stage.sight.keys
+        return keys[self._numbers().to(keys.device)]
+
+    @property
+    def _text(self) -> torch.Tensor:
+        """Places in the sequence of all tokens but visual ones and padding."""
+        now = self._stage.now
+        return (now.valid[self._row] & ~now.visual[self._row]).nonzero()[:, 0]
+
+    def _embedded(self, places: torch.Tensor) -> torch.Tensor:
+        embedded = self._stage.sight.embedded
+        columns = self._stage.now.columns[self._row, places]
+        return embedded[self._row, columns.to(embedded.device)]
+
     def _numbers(self) -> torch.Tensor:
         """Numbers of the visual tokens in the batch as it was before the first layer."""
         columns = self._stage.now.columns[self._row, self._columns]
@@ -178,8 +214,28 @@ class Context:
         Raises:
             ValueError: If the layer is another one.
         """
-        probabilities = self._stage.attention(layer, tuple(rows))[self._row]
+        probabilities = self._stage.attention(layer, tuple(rows), self._row)
         return probabilities[..., self._columns.to(probabilities.device)]
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """Keys of the visual tokens in one layer, as its cache holds them.
+
+        Args:
+            layer: The context's own layer or the one before it.
+
+        Returns:
+            Keys after the rotary embedding, of shape (visual tokens, heads, size).
+
+        Raises:
+            ValueError: If the layer is another one.
+        """
+        keys = self._stage.keys(layer)[self._row]
+        return keys[self._columns.to(keys.device)]
+
+    def text_keys(self, layer: int) -> torch.Tensor:
+        """The same of all other tokens but padding."""
+        keys = self._stage.keys(layer)[self._row]
+        return keys[self._text.to(keys.device)]
 
     def rng(self, *salt: int | str) -> np.random.Generator:
         """A generator that depends on the instance and on `salt`, not on batch or order."""
@@ -210,7 +266,9 @@ def keep_highest(scores: torch.Tensor, count: int) -> Reduction:
     return Reduction(ranked[:count].sort().values)
 
 
-def why_not(info: ModelInfo, layer: int, positions: Positions = "keep") -> str | None:
+def why_not(
+    info: ModelInfo, layer: int, positions: Positions = "keep", needs_vision: bool = False
+) -> str | None:
     """Say why tokens of a model cannot be dropped before a layer, or None if they can.
 
     For `Accelerator.supports`, before the model is loaded.
@@ -219,6 +277,8 @@ def why_not(info: ModelInfo, layer: int, positions: Positions = "keep") -> str |
         info: What is known of the model.
         layer: The last layer before which tokens are dropped.
         positions: As for `reduce_visual_tokens`.
+        needs_vision: Whether the method asks for `Context.places`, `vision_scores` or
+            `vision_keys`.
     """
     if not info.has_anatomy:
         return f"the parts of a {info.family} model are not known, so its tokens cannot be dropped"
@@ -226,6 +286,11 @@ def why_not(info: ModelInfo, layer: int, positions: Positions = "keep") -> str |
         return f"visual tokens cannot be dropped: {info.no_reduction}"
     if info.layers is not None and layer >= info.layers:
         return f"there is no layer {layer}: the model has layers 0 to {info.layers - 1}"
+    if needs_vision and not info.has_vision:
+        return (
+            f"a {info.family} model does not tell where its visual tokens are from and what its "
+            "vision tower looks at, which the method goes by"
+        )
     if positions == "renumber" and info.multimodal_positions:
         return "multimodal rotary positions cannot be renumbered: leave `positions` at `keep`"
     return None
@@ -339,9 +404,19 @@ class Sight:
     @cached_property
     def scores(self) -> torch.Tensor:
         """As `Vision.scores` tells them."""
+        vision, call = self._looked()
+        return vision.scores(self.inputs, call)
+
+    @cached_property
+    def keys(self) -> torch.Tensor:
+        """As `Vision.keys` tells them."""
+        vision, call = self._looked()
+        return vision.keys(self.inputs, call)
+
+    def _looked(self) -> tuple[Vision, BlockCall]:
         if self.vision is None or self.call is None:
             raise UnsupportedError("this model does not tell what its vision tower looks at")
-        return self.vision.scores(self.inputs, self.call)
+        return self.vision, self.call
 
 
 @dataclass
@@ -354,17 +429,37 @@ class Stage:
     ids: tuple[str, ...] | None
     inputs: Mapping[int, LayerInput]
     sight: Sight
-    _seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = field(default_factory=dict)
+    _attention: dict[int, torch.Tensor] = field(default_factory=dict)
+    _keys: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def attention(self, layer: int, rows: tuple[int, ...]) -> torch.Tensor:
-        """The rows of a layer's attention for the whole batch: (batch, heads, rows, length)."""
-        if layer not in self.inputs:
-            raise ValueError(
-                f"attention of layer {layer} is not at hand before layer {self.layer}; "
-                f"ask for one of {sorted(self.inputs)}"
-            )
+    def attention(self, layer: int, rows: tuple[int, ...], row: int) -> torch.Tensor:
+        """Attention of one row of the batch in a layer: (heads, rows, length)."""
         from stabfw.components.attention_rows import attention_rows
 
-        if (layer, rows) not in self._seen:
-            self._seen[layer, rows] = attention_rows(*self.inputs[layer], rows, self.now.valid)
-        return self._seen[layer, rows]
+        module, hidden, embeddings = self._input(layer)
+        if rows != (-1,):
+            # Each row asks for tokens of its own.
+            hidden, valid = hidden[row, None], self.now.valid[row, None]
+            cosine, sine = (part if len(part) == 1 else part[row, None] for part in embeddings)
+            return attention_rows(module, hidden, (cosine, sine), rows, valid)[0]
+        if layer not in self._attention:
+            self._attention[layer] = attention_rows(
+                module, hidden, embeddings, rows, self.now.valid
+            )
+        return self._attention[layer][row]
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """A layer's keys for the whole batch: (batch, length, heads, size)."""
+        from stabfw.components.attention_rows import rotated_keys
+
+        if layer not in self._keys:
+            self._keys[layer] = rotated_keys(*self._input(layer)).transpose(1, 2)
+        return self._keys[layer]
+
+    def _input(self, layer: int) -> LayerInput:
+        if layer not in self.inputs:
+            raise ValueError(
+                f"attention and keys of layer {layer} are not at hand before layer {self.layer}; "
+                f"ask for one of {sorted(self.inputs)}"
+            )
+        return self.inputs[layer]

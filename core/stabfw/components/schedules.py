@@ -66,11 +66,18 @@ def lvpruning(
     schedule = keep(decoder.layers, visual_tokens, dict(zip(LVPRUNING_LAYERS, kept, strict=True)))
     entering = (visual_tokens, *kept[:-1])
     width = decoder.hidden_size
-    modules = [_lvpruning_module(visual, text_tokens, width) for visual in entering]
+    modules = [lvpruning_module(visual, text_tokens, width) for visual in entering]
     return Schedule(schedule.visual_tokens, sum(modules, Flops()))
 
 
-def _lvpruning_module(visual: int, text: int, width: int) -> Flops:
+def lvpruning_module(visual: int, text: int, width: int) -> Flops:
+    """Cost of one decision module.
+
+    Args:
+        visual: Visual tokens that enter it.
+        text: Text tokens.
+        width: Hidden size of the decoder.
+    """
     block = (
         linear(visual, width, width)
         + linear(text, width, 2 * width)

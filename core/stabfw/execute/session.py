@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +16,9 @@ from stabfw.components import (
     AnswerStatus,
     Artefact,
     Benchmark,
+    Example,
     FinishReason,
+    FitData,
     Instance,
     LoadedModel,
     Prediction,
@@ -84,16 +87,33 @@ def read_answer(
     return answer, benchmark.score(answer, instance)
 
 
-def run_fit(fit: Fit, inputs: Inputs) -> bytes:
-    """Calibrate, search or train on a throw-away load.
+def run_fit(
+    fit: Fit,
+    inputs: Inputs,
+    store: Store,
+    progress: Callable[[int, int, Mapping[str, float]], None],
+) -> str:
+    """Calibrate, search or train on a throw-away load, or go on with it.
+
+    Args:
+        fit: What is fitted, and to what.
+        inputs: Gives the data.
+        store: Keeps the artefact, and what an interrupted fit left.
+        progress: Told as `FitData.progress`.
 
     Returns:
-        The artefact's bytes.
+        The artefact's digest.
     """
     instances = [inputs.clean(fit.dataset, instance_id) for instance_id in fit.instance_ids]
-    prompts = [fit.dataset.benchmark.prompt(instance) for instance in instances]
+    data = FitData(
+        tuple(Example.of(fit.dataset.benchmark.prompt(i), i.references) for i in instances),
+        kept=store.unfinished(fit.recipe),
+        keep=partial(store.put_unfinished, fit.recipe),
+        progress=progress,
+    )
     with fit.model.open(fit.request) as model:
-        return fit.member.component.fit(model, prompts).data
+        artefact = fit.member.component.fit(model, data)
+    return store.put_artefact(fit.recipe, artefact.data)
 
 
 class _Loaded:

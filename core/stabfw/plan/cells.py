@@ -343,7 +343,12 @@ class _Planner:
         controls = [(member, member[1].control()) for member in stack.members]
         if not any(control for _, control in controls):
             return None
-        blind = "+".join(control[0] for _, control in controls if control)
+        blind = "+".join(
+            # A method that is its own control would be taken for itself.
+            "blind" if control[0] == kind else control[0]
+            for (kind, _), control in controls
+            if control
+        )
         members = tuple(
             self._accelerator(*control) if control else member for member, control in controls
         )
@@ -517,7 +522,14 @@ class _Planner:
         for kind, component in stack.members:
             member = Member(kind, component, self._origin(kind))
             if component.needs_fit:
-                member = self._fitted(model, request, stack, member)
+                with blaming(member.origin, "at_hand()"):
+                    artefact = component.at_hand(model.info)
+                if artefact is None:
+                    member = self._fitted(model, request, stack, member)
+                else:
+                    recipe = digest(["at hand", artefact.digest])
+                    found = self.store.put_artefact(recipe, artefact.data)
+                    member = replace(member, recipe=recipe, artefact=found)
             members = (*members, member)
         return members
 
@@ -538,8 +550,10 @@ class _Planner:
                 _model_fields(model, request),
                 asdict(request),
                 self.environment(request.device),
-                component_fields(member.type, member.component),
-                [[i, rows[i].prompt] for i in ids],
+                member.type,
+                dict(member.component.fitted_by()),
+                member.component.behaviour_version,
+                [[i, rows[i].prompt, rows[i].references] for i in ids],
             ]
         )
         artefact = self.store.artefact_digest(recipe) or _UNFITTED

@@ -5,6 +5,7 @@ An event may gain fields; none is taken away while `API_VERSION` stays the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -33,22 +34,6 @@ class FitStart(Event):
     hook: ClassVar[str] = "stabfw_fit_start"
     label: str
     instances: int
-
-
-@dataclass(frozen=True)
-class FitEnd(Event):
-    """An accelerator was fitted.
-
-    Attributes:
-        label: What was fitted, for people.
-        digest: sha256 of the artefact.
-        seconds: Time that it took, loading the model included.
-    """
-
-    hook: ClassVar[str] = "stabfw_fit_end"
-    label: str
-    digest: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +66,44 @@ class RunStart(Event):
     hook: ClassVar[str] = "stabfw_run_start"
     name: str
     directory: Path
+
+
+@dataclass(frozen=True)
+class FitProgress(Event):
+    """A calibration or training went on.
+
+    Attributes:
+        label: What is fitted to what, for people.
+        done: Steps done.
+        total: Steps in all.
+        values: Numbers worth a curve, such as a loss, by name.
+    """
+
+    hook: ClassVar[str] = "stabfw_fit_progress"
+    label: str
+    done: int
+    total: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FitEnd(Event):
+    """A calibration or training is complete and its artefact is in the store.
+
+    Attributes:
+        label: What was fitted to what, for people.
+        digest: sha256 of the artefact.
+        seconds: Time that it took now, without earlier runs.
+        curve: The values of every `FitProgress` by step; only those of this time.
+        spec: The `stabfw.spec.ExperimentSpec`.
+    """
+
+    hook: ClassVar[str] = "stabfw_fit_end"
+    label: str
+    digest: str
+    seconds: float
+    curve: Mapping[int, Mapping[str, float]]
+    spec: object
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,6 @@ def stabfw_fit_start(event: events.FitStart) -> None:
 
 
 @hookspec
-def stabfw_fit_end(event: events.FitEnd) -> None:
-    """Called after each fit, when its artefact is safe in the store.
-
-    Args:
-        event: What was fitted, and what came of it.
-    """
-
-
-@hookspec
 def stabfw_plan_ready(event: events.PlanReady) -> None:
     """Called once, when the spec is expanded into cells and the store has been looked up.
 
@@ -115,6 +106,24 @@ def stabfw_run_start(event: events.RunStart) -> None:
 
     Args:
         event: The experiment's name and directory.
+    """
+
+
+@hookspec
+def stabfw_fit_progress(event: events.FitProgress) -> None:
+    """Called during a calibration or training, before anything is planned with its artefact.
+
+    Args:
+        event: How far it is.
+    """
+
+
+@hookspec
+def stabfw_fit_end(event: events.FitEnd) -> None:
+    """Called after each calibration or training.
+
+    Args:
+        event: The artefact that it made, and the curve of its values.
     """
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
-import os
-import tempfile
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.report.results import Results
 
@@ -79,26 +77,6 @@ def load_results(path: Path) -> Results:
         raise DataError(f"{path}: {error}; run `stabfw run` to write it again") from error
     assert isinstance(results, Results)
     return results
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink()
-            raise
-    with contextlib.suppress(OSError):
-        # Temporary files are private; results are as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
 
 
 class _MismatchError(Exception):

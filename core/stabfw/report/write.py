@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stabfw.components import Prediction
 from stabfw.components.data import Answer
+from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.execute.inputs import Inputs
 from stabfw.report.flips import flips_page
@@ -30,7 +31,7 @@ from stabfw.report.layout import (
 from stabfw.report.measure import CellOutcomes, Measured
 from stabfw.report.page import report_page
 from stabfw.report.results import Change, Comparison
-from stabfw.report.serialise import save_results, write_atomic
+from stabfw.report.serialise import save_results
 from stabfw.report.thumbnails import thumbnail
 
 

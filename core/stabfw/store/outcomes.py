@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from stabfw.components.data import (
     Score,
     TopToken,
 )
+from stabfw.components.files import write_atomic
 from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
@@ -122,29 +121,60 @@ class Store:
     def artefact(self, recipe: str) -> bytes | None:
         """Return what `put_artefact` kept for a recipe, or None."""
         digest = self.artefact_digest(recipe)
-        return None if digest is None else self.artefact_path(digest).read_bytes()
+        return None if digest is None else self._read(digest)
 
     def artefact_digest(self, recipe: str) -> str | None:
         """sha256 of the artefact of a recipe, or None while there is none."""
         rows = self._execute("SELECT digest FROM artefacts WHERE recipe=?", recipe)
-        return rows[0][0] if rows and self.artefact_path(rows[0][0]).exists() else None
+        return str(rows[0][0]) if rows and self._file(rows[0][0]).exists() else None
+
+    def put_artefact(self, recipe: str, data: bytes) -> str:
+        """Keep an artefact; the first one made from a recipe stays.
+
+        Returns:
+            Its sha256, or that of the first one.
+        """
+        if (first := self.artefact_digest(recipe)) is not None:
+            return first
+        digest = hashlib.sha256(data).hexdigest()
+        self._write(digest, data)
+        self._execute("INSERT OR REPLACE INTO artefacts VALUES (?, ?)", recipe, digest)
+        with contextlib.suppress(OSError):
+            self._file(_unfinished(recipe)).unlink(missing_ok=True)
+        return digest
+
+    def unfinished(self, recipe: str) -> bytes | None:
+        """Return what `put_unfinished` kept of a fit that did not come to its end, or None."""
+        return self._read(_unfinished(recipe))
+
+    def put_unfinished(self, recipe: str, data: bytes) -> None:
+        """Keep a state from which a fit can go on, until its artefact is kept."""
+        self._write(_unfinished(recipe), data)
 
     def artefact_path(self, digest: str) -> Path:
-        """Where an artefact is; quantized weights are too large for the database."""
-        return self.directory / "artefacts" / digest
+        """Where an artefact is."""
+        return self._file(digest)
 
-    def put_artefact(self, recipe: str, data: bytes) -> None:
-        """Keep an artefact; the first one made from a recipe stays while its file is there."""
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.artefact_path(digest)
-        path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
-        if self.artefact_digest(recipe) is None:
-            self._execute("INSERT OR REPLACE INTO artefacts VALUES (?, ?)", recipe, digest)
+    def _file(self, name: str) -> Path:
+        # Weights may be larger than what SQLite takes for one value.
+        return self.directory / "artefacts" / name
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._file(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self._file(name)}: cannot be read: {error.strerror}") from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_atomic(self._file(name), data)
+        except OSError as error:
+            raise StoreError(
+                f"{self._file(name)}: cannot be written: {error.strerror}; free some space, or "
+                "use another store (--set store=DIR)"
+            ) from error
 
     # Cells
 
@@ -405,6 +435,10 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
         decode_ms=decode_ms,
         error=error,
     )
+
+
+def _unfinished(recipe: str) -> str:
+    return f"{recipe}.unfinished"
 
 
 def _cell(row: tuple[Any, ...]) -> CellRow:

@@ -219,7 +219,7 @@ def check_batch_equals_single(subject: Subject) -> None:
 
 
 def check_control_is_valid(subject: Subject) -> None:
-    """`control` names an installed accelerator, with a config that it takes, for the same slots."""
+    """`control` names an installed accelerator that spends the same budget on the same slots."""
     accelerator: Accelerator[Any] = subject.make()
     control = accelerator.control()
     if control is None:
@@ -236,6 +236,19 @@ def check_control_is_valid(subject: Subject) -> None:
         made.occupies == accelerator.occupies,
         f"control() of {subject} changes {listed(sorted(made.occupies))}, not "
         f"{listed(sorted(accelerator.occupies))}",
+    )
+    if Slot.VISUAL_TOKENS not in made.occupies:
+        return
+    with trial(subject) as tried:
+        counts = []
+        for one in (tried.accelerator, made):
+            with Patch() as patch:
+                one.attach(tried.model, tried.artefact, patch)
+                counts.append([answer.visual_tokens for answer in tried.answers()])
+    require(
+        counts[0] == counts[1],
+        f"control() of {subject} does not spend its budget: visual tokens by layer are "
+        f"{counts[1][0]} where {subject} leaves {counts[0][0]}",
     )
 
 

@@ -22,7 +22,7 @@ from stabfw.components import (
 )
 from stabfw.components.patch import Patch, fingerprint, weights_digest
 from stabfw.testing.check import NotApplicableError, require
-from stabfw.testing.samples import prompts
+from stabfw.testing.samples import fit_data, prompts
 from stabfw.testing.subject import Subject
 
 #: Long enough to decode with a cache, short enough for a check.
@@ -82,7 +82,7 @@ class Bench:
         key = repr((request, type(accelerator), accelerator.config))
         if fresh or key not in self._artefacts:
             with self.opened(request, fresh=True) as model:
-                self._artefacts[key] = accelerator.fit(model, prompts())
+                self._artefacts[key] = accelerator.fit(model, fit_data())
             self.close()
         return self._artefacts[key]
 

@@ -114,6 +114,7 @@ def _plan(component: Any) -> Any:
         layers=32,
         visual_tokens=576,
         has_anatomy=True,
+        has_vision=True,
         can_score=True,
         weights={"model.safetensors": "0" * 64},
         processor="Processor",

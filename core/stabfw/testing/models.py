@@ -73,6 +73,11 @@ def check_described_is_observed(subject: Subject) -> None:
                 f"{subject} is described with multimodal_positions={info.multimodal_positions}, "
                 f"but its rotary positions are {dict(rotary)}",
             )
+            require(
+                info.has_vision == (anatomy.vision is not None),
+                f"{subject} is described with has_vision={info.has_vision}, but its anatomy "
+                f"{'tells nothing' if anatomy.vision is None else 'tells'} of the vision tower",
+            )
         counts = {count for answer in answers(model) for count in answer.visual_tokens}
         if info.visual_tokens is not None and counts:
             require(
@@ -248,11 +253,11 @@ def _require_told(subject: Subject, context: Context, told: bool) -> None:
     )
     if not told:
         return
-    places, scores = context.places, context.vision_scores
+    places, scores, keys = context.places, context.vision_scores, context.vision_keys
     require(
-        places.shape == (count, 4) and scores.shape == (count,),
-        f"{subject}: {count} visual tokens have places of shape {tuple(places.shape)} and scores "
-        f"of shape {tuple(scores.shape)}",
+        places.shape == (count, 4) and scores.shape == (count,) and keys.shape[0] == count,
+        f"{subject}: {count} visual tokens have places of shape {tuple(places.shape)}, scores "
+        f"of shape {tuple(scores.shape)} and keys of shape {tuple(keys.shape)}",
     )
     patches = [place for place in map(tuple, places.tolist()) if place[1] >= 0]
     require(
@@ -266,6 +271,11 @@ def _require_told(subject: Subject, context: Context, told: bool) -> None:
         and float(scores[marks.to(scores.device)].sum()) == 0,
         f"{subject}: scores of visual tokens must be shares of attention, and 0 where a token "
         "stands for no part of a picture",
+    )
+    require(
+        bool(keys.isfinite().all()) and not keys[marks.to(keys.device)].any(),
+        f"{subject}: keys of visual tokens must be finite, and 0 where a token stands for no part "
+        "of a picture",
     )
 
 

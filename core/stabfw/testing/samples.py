@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 
-from stabfw.components import AnswerKind, Choice, Image, Instance, Prompt
+from stabfw.components import (
+    AnswerKind,
+    Choice,
+    Example,
+    FitData,
+    Image,
+    Instance,
+    Prompt,
+)
 
 _COLOURS = ((220, 40, 40), (40, 160, 60), (50, 70, 210), (230, 200, 40))
 _OPTIONS = (Choice("A", "red"), Choice("B", "green"), Choice("C", "blue"), Choice("D", "yellow"))
@@ -71,6 +79,13 @@ def prompts() -> tuple[Prompt, ...]:
         Prompt(f"sample-{number}", (_picture(number, 64, 64),), text)
         for number, text in enumerate(texts)
     )
+
+
+@cache
+def fit_data() -> FitData:
+    """The prompts of `prompts`, with an answer each."""
+    answers = ("red", "1", "green", "no", "A", "a rectangle", "no", "rectangle")
+    return FitData(tuple(map(Example, prompts(), answers)))
 
 
 def _picture(number: int, height: int, width: int) -> Image:

@@ -1,4 +1,4 @@
-"""Numbers to MLflow: an observer that publishes the results when an experiment ends.
+"""Numbers to MLflow: an observer that publishes curves of fits, and results at the end.
 
 MLflow is imported only when there is something to publish. Whatever goes wrong there costs the
 experiment a warning, nothing else.
@@ -13,10 +13,26 @@ from typing import TYPE_CHECKING
 from stabfw.registry import hookimpl
 
 if TYPE_CHECKING:
-    from stabfw.registry.events import RunEnd
+    from stabfw.registry.events import FitEnd, RunEnd
     from stabfw.tracking.links import Published
 
 log = logging.getLogger(__name__)
+
+
+@hookimpl
+def stabfw_fit_end(event: FitEnd) -> None:
+    """Publish the curves of a calibration or training if the spec names a tracking URI."""
+    from stabfw.errors import StabfwError
+    from stabfw.spec import ExperimentSpec
+    from stabfw.tracking.curves import publish_curves
+
+    assert isinstance(event.spec, ExperimentSpec)
+    if event.spec.tracking.uri is None or not event.curve:
+        return
+    try:
+        publish_curves(event, event.spec.name, event.spec.tracking.uri)
+    except StabfwError as error:
+        log.warning("the curves of %s are not published: %s", event.label, error)
 
 
 @hookimpl
@@ -61,9 +77,9 @@ def publish_run(
         RunError: If MLflow is not installed, cannot be reached or refuses.
         OSError: If the note cannot be written.
     """
+    from stabfw.components.files import write_atomic
     from stabfw.report.layout import PUBLISHED
     from stabfw.report.results import Results
-    from stabfw.report.serialise import write_atomic
     from stabfw.tracking.publish import TRACES, publish
 
     assert isinstance(results, Results)

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stabfw.errors import RunError
 from stabfw.plan.conditions import Condition, Role
 from stabfw.report import layout
 from stabfw.report.instances import changes, read_instances
@@ -35,7 +34,7 @@ from stabfw.report.wording import (
 from stabfw.tracking import table
 from stabfw.tracking.columns import VIEW, cell_columns, comparison_columns
 from stabfw.tracking.links import VIEW_KEY, Published
-from stabfw.tracking.reach import check, database, need_mlflow, patience
+from stabfw.tracking.reach import experiment_id, reaching
 
 TRACES = 120
 _DIGEST = "stabfw.digest"
@@ -67,17 +66,8 @@ def publish(
     Example:
         >>> publish(results, Path("runs/demo"), "sqlite:///mlflow.db")  # doctest: +SKIP
     """
-    need_mlflow()
-    check(uri)
-    with patience():
-        try:
-            return _Publisher(results, directory, uri, images).publish(traces)
-        except RunError:
-            raise
-        except Exception as error:
-            # MLflow lets errors of its HTTP and database libraries through.
-            line = (str(error).strip() or "no message").splitlines()[0]
-            raise RunError(f"MLflow at {uri} refused: {type(error).__name__}: {line}") from error
+    with reaching(uri):
+        return _Publisher(results, directory, uri, images).publish(traces)
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class _Publisher:
 
     def _publish(self, traces: int, scratch: Path) -> Published:
         results = self._results
-        experiment = self._experiment()
+        experiment = experiment_id(self._client, self._uri, results.name)
         there = {_identity(run): run for run in self._runs(experiment)}
         parent = self._ensure(experiment, there, ("", ""), results.name, _parent_tags(results))
         runs: dict[str, str] = {}
@@ -161,17 +151,6 @@ class _Publisher:
             experiment, f"mlflow.sharedViewState.{VIEW_KEY}", _view(parent)
         )
         return published
-
-    def _experiment(self) -> str:
-        name = self._results.name
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            path = database(self._uri)
-            where = None if path is None else (path.parent / "mlartifacts").as_uri()
-            return str(self._client.create_experiment(name, artifact_location=where))
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def _runs(self, experiment: str) -> Iterator[Any]:
         """Find what was published of this spec before."""

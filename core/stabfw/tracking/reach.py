@@ -1,4 +1,4 @@
-"""Finding out soon whether MLflow can be reached, and keeping it quiet and quick to give up."""
+"""Reaching MLflow: finding out soon whether it is there, quietly, and quick to give up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from stabfw.errors import RunError
@@ -57,7 +58,30 @@ def database(uri: str) -> Path | None:
 
 
 @contextmanager
-def patience() -> Iterator[None]:
+def reaching(uri: str) -> Iterator[None]:
+    """Let MLflow be used at an address, and turn whatever it raises into one error.
+
+    Args:
+        uri: Tracking URI.
+
+    Raises:
+        RunError: If MLflow is not installed, cannot be reached or refuses.
+    """
+    need_mlflow()
+    check(uri)
+    with _patience():
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:
+            # MLflow lets errors of its HTTP and database libraries through.
+            line = (str(error).strip() or "no message").splitlines()[0]
+            raise RunError(f"MLflow at {uri} refused: {type(error).__name__}: {line}") from error
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
     """Switch telemetry off for good, and waiting down unless the user has set it."""
     os.environ.update(QUIET)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -68,6 +92,24 @@ def patience() -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """Return the id of the experiment of a name, made or restored if need be.
+
+    Args:
+        client: An MlflowClient.
+        uri: Its tracking URI.
+        name: The experiment's name.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        path = database(uri)
+        where = None if path is None else (path.parent / "mlartifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=where))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
 
 
 def _check_writable(path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from stabfw.components import GenerationOptions, LoadedModel, Prompt
+from stabfw.components import FitData, GenerationOptions, LoadedModel
 from stabfw.components.patch import Patch
 from stabfw.errors import UnsupportedError
 
@@ -16,7 +16,7 @@ See = Callable[[str, torch.Tensor], None]
 def observe(
     model: LoadedModel,
     linears: Mapping[str, torch.nn.Linear],
-    data: Sequence[Prompt],
+    data: FitData,
     see: See,
 ) -> None:
     """Prefill each prompt alone, so that nothing is padded, and show what the layers are given.
@@ -43,8 +43,9 @@ def observe(
     with Patch() as patch:
         for name, linear in linears.items():
             patch.callback(linear.register_forward_pre_hook(seen(name)).remove)
-        for prompt in data:
+        for done, prompt in enumerate(data.prompts, 1):
             model.generate(model.encode([prompt]), GenerationOptions(max_new_tokens=1))
+            data.progress(done, len(data.prompts), {})
     if unused:
         raise UnsupportedError(
             f"calibration: {len(unused)} layers saw no data, such as {min(unused)}; calibrate on "
@@ -55,7 +56,7 @@ def observe(
 def sample_inputs(
     model: LoadedModel,
     linears: Mapping[str, torch.nn.Linear],
-    data: Sequence[Prompt],
+    data: FitData,
     tokens: int,
 ) -> dict[str, torch.Tensor]:
     """Keep what the layers are given, of tokens at even distances.
@@ -69,7 +70,7 @@ def sample_inputs(
     Returns:
         Inputs [tokens, width] of each layer by its name, on the CPU.
     """
-    share = -(-tokens // len(data))
+    share = -(-tokens // len(data.prompts))
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in linears}
 
     def see(name: str, inputs: torch.Tensor) -> None:
@@ -81,7 +82,7 @@ def sample_inputs(
 
 
 def largest_inputs(
-    model: LoadedModel, linears: Mapping[str, torch.nn.Linear], data: Sequence[Prompt]
+    model: LoadedModel, linears: Mapping[str, torch.nn.Linear], data: FitData
 ) -> dict[str, torch.Tensor]:
     """Find the largest absolute input of each channel.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar
 
@@ -13,10 +13,10 @@ from stabfw.components import (
     AcceleratorConfig,
     Artefact,
     Fidelity,
+    FitData,
     LoadedModel,
     LoadRequest,
     ModelInfo,
-    Prompt,
     Slot,
 )
 
@@ -81,14 +81,14 @@ class CalibratedQuantizer(Quantizer[Q]):
     needs_fit: ClassVar[bool] = True
 
     @abstractmethod
-    def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
+    def calibrate(self, model: LoadedModel, data: FitData) -> Mapping[str, Any]:
         """Find a tensor for each linear layer, by its name below `model.module`."""
 
     @abstractmethod
     def quantize(self, model: LoadedModel, found: Mapping[str, Any]) -> None:
         """Quantize the layers by what `calibrate` found."""
 
-    def fit(self, model: LoadedModel, data: Sequence[Prompt]) -> Artefact:
+    def fit(self, model: LoadedModel, data: FitData) -> Artefact:
         """Calibrate; the artefact is a file of safetensors."""
         from safetensors.torch import save
 

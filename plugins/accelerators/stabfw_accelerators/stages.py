@@ -1,22 +1,29 @@
-"""Several stages at which visual tokens are dropped, evenly spread over a model if not placed."""
+"""Config of methods that drop visual tokens in several stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from stabfw.errors import UnsupportedError
+
+from stabfw_accelerators.token_reduction import TokenReductionConfig
 
 Layer = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class Stages(BaseModel):
-    """Where tokens are dropped, and how many are left."""
+class StagedConfig(TokenReductionConfig):
+    """Where tokens are dropped, and how many are left.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        of_32: Where the authors drop tokens in a decoder of 32 layers, which is scaled to other
+            depths; by default stages split the model evenly.
+    """
+
+    of_32: ClassVar[tuple[int, ...]] = ()
 
     layers: tuple[Layer, ...] | None = Field(
         default=None,
@@ -30,7 +37,7 @@ class Stages(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _stages_follow_each_other(self) -> Stages:
+    def _stages_follow_each_other(self) -> StagedConfig:
         if any(before < after for before, after in pairwise(self.keep_ratios)):
             raise ValueError(f"keep_ratios must not rise: {list(self.keep_ratios)}")
         if self.layers is None:
@@ -55,13 +62,17 @@ class Stages(BaseModel):
         """
         if self.layers is not None:
             return dict(zip(self.layers, self.keep_ratios, strict=True))
-        parts = len(self.keep_ratios) + 1
+        stages = len(self.keep_ratios)
         if layers is None:
             raise UnsupportedError("how many layers the model has is not known: give `layers`")
-        if layers < parts:
+        if layers <= stages:
             raise UnsupportedError(
-                f"{parts - 1} stages need {parts} decoder layers, but the model has {layers}"
+                f"{stages} stages need {stages + 1} decoder layers, but the model has {layers}"
             )
-        return {
-            layers * (number + 1) // parts: ratio for number, ratio in enumerate(self.keep_ratios)
-        }
+        if stages != len(self.of_32):
+            places = [layers * number // (stages + 1) for number in range(1, stages + 1)]
+            return dict(zip(places, self.keep_ratios, strict=True))
+        places = [0]
+        for place in self.of_32:
+            places.append(max(places[-1] + 1, layers * place // 32))
+        return dict(zip(places[1:], self.keep_ratios, strict=True))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from stabfw.components import Accelerator, Fidelity, LoadedModel, LoadRequest, ModelInfo, Prompt
+from stabfw.components import Accelerator, Fidelity, FitData, LoadedModel, LoadRequest, ModelInfo
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.quantizer import CalibratedQuantizer, QuantizerConfig
@@ -55,7 +55,7 @@ class Awq(CalibratedQuantizer[AwqConfig]):
             return f"torchao has no four-bit kernel for the device {request.device}"
         return super().supports(info, request)
 
-    def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
+    def calibrate(self, model: LoadedModel, data: FitData) -> Mapping[str, Any]:
         """Find the scales of every input channel."""
         from stabfw_accelerators.awq.method import require_sizes, search
         from stabfw_accelerators.calibration import sample_inputs

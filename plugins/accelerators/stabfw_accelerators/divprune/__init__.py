@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from stabfw.components import Accelerator
 from stabfw.registry import hookimpl
 
-from stabfw_accelerators.token_reduction import TokenReduction, TokenReductionConfig
+from stabfw_accelerators.token_reduction import InputReduction, InputReductionConfig
 
 if TYPE_CHECKING:
     from stabfw.components.reduction import Positions, Select
 
 
-class DivPruneConfig(TokenReductionConfig):
+class DivPruneConfig(InputReductionConfig):
     """Config of `divprune`."""
 
     keep_ratio: float = Field(
@@ -23,7 +23,7 @@ class DivPruneConfig(TokenReductionConfig):
     )
 
 
-class DivPrune(TokenReduction[DivPruneConfig]):
+class DivPrune(InputReduction[DivPruneConfig]):
     """Keeps a diverse set of the visual tokens, whatever is asked.
 
     Alvar et al., 2025, "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal
@@ -42,20 +42,11 @@ class DivPrune(TokenReduction[DivPruneConfig]):
     config_cls: ClassVar[type[DivPruneConfig]] = DivPruneConfig
     authors_positions: ClassVar[Positions | None] = "renumber"
 
-    def stages(self, layers: int | None) -> Mapping[int, float]:
-        """One stage, before the first layer."""
-        return {0: self.config.keep_ratio}
-
     def select(self, layer: int, keep_ratio: float) -> Select:
         """Keep what differs most."""
         from stabfw_accelerators.divprune.method import most_diverse
 
         return most_diverse(keep_ratio)
-
-    def control(self) -> tuple[str, Mapping[str, Any]]:
-        """Dropping as many tokens at random before the first layer."""
-        budget = self.config.model_dump(include={"keep_ratio", "positions"})
-        return "random-drop", {"layer": 0, **budget}
 
 
 @hookimpl

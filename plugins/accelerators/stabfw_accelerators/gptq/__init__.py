@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from stabfw.components import Accelerator, LoadedModel, Prompt
+from stabfw.components import Accelerator, FitData, LoadedModel
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.quantizer import CalibratedQuantizer, QuantizerConfig
@@ -51,7 +51,7 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
         super().__init__(config)
         self.bits = config.bits
 
-    def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
+    def calibrate(self, model: LoadedModel, data: FitData) -> Mapping[str, Any]:
         """Quantize the decoder's layers one after the other, and keep what they are stored as."""
         from stabfw_accelerators.gptq.method import quantize_in_turn
         from stabfw_accelerators.hqq.method import require_packable
@@ -65,12 +65,12 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
 
     def quantize(self, model: LoadedModel, found: Mapping[str, Any]) -> None:
         """Replace the linear layers by what was found."""
-        from stabfw_accelerators.gptq.method import replace
+        from stabfw_accelerators.gptq.method import put_in_place
         from stabfw_accelerators.linears import chosen_linears
 
         linears = chosen_linears(model, vision=self.config.vision, head=self.config.head)
         assert model.module is not None, "chosen_linears refuses models without a module"
-        replace(model.module, linears, found, self.config.bits, self.config.group_size)
+        put_in_place(model.module, linears, found, self.config.bits, self.config.group_size)
 
     def measure(self, model: LoadedModel) -> tuple[int, int, int]:
         """Count what hqq holds."""

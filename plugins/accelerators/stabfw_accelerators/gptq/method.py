@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear, Quantizer
-from stabfw.components import LoadedModel, Prompt
+from stabfw.components import FitData, LoadedModel
 
 from stabfw_accelerators.calibration import observe
 from stabfw_accelerators.hqq.method import settle
@@ -84,7 +84,7 @@ def solve(
 def quantize_in_turn(
     model: LoadedModel,
     linears: Mapping[str, torch.nn.Linear],
-    data: Sequence[Prompt],
+    data: FitData,
     bits: int,
     group_size: int,
     damping: float,
@@ -103,17 +103,23 @@ def quantize_in_turn(
         damping: Added to the Hessian's diagonal, as a share of its mean.
 
     Returns:
-        For each layer the packed integers, scales and zero points: what `replace` takes.
+        For each layer the packed integers, scales and zero points: what `put_in_place` takes.
     """
     found: dict[str, torch.Tensor] = {}
-    for names in in_turn(model, linears):
+    turns = in_turn(model, linears)
+    for turn, names in enumerate(turns):
         hessians: dict[str, torch.Tensor] = {}
 
         def see(name: str, inputs: torch.Tensor, sums: Any = hessians) -> None:
             inputs = inputs.float()
             sums[name] = sums.get(name, 0) + inputs.T @ inputs
 
-        observe(model, {name: linears[name] for name in names}, data, see)
+        observe(
+            model,
+            {name: linears[name] for name in names},
+            replace(data, progress=_shifted(data, turn, len(turns))),
+            see,
+        )
         for name in names:
             weight = linears[name].weight
             rounded = solve(weight, hessians.pop(name), bits, group_size, damping)
@@ -125,6 +131,15 @@ def quantize_in_turn(
             found[f"{name}.scale"] = rounded.scale.cpu()
             found[f"{name}.zero"] = rounded.zero.cpu()
     return found
+
+
+def _shifted(data: FitData, turn: int, turns: int) -> Callable[..., None]:
+    """Progress of one of several passes."""
+
+    def progress(done: int, total: int, values: Mapping[str, float]) -> None:
+        data.progress(turn * total + done, turns * total, values)
+
+    return progress
 
 
 def in_turn(model: LoadedModel, linears: Mapping[str, torch.nn.Linear]) -> list[list[str]]:
@@ -143,7 +158,7 @@ def in_turn(model: LoadedModel, linears: Mapping[str, torch.nn.Linear]) -> list[
     return [turns[turn] for turn in sorted(turns)]
 
 
-def replace(
+def put_in_place(
     root: torch.nn.Module,
     linears: Mapping[str, torch.nn.Linear],
     found: Mapping[str, torch.Tensor],

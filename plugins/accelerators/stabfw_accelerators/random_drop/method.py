@@ -1,4 +1,4 @@
-"""A blind selection rule."""
+"""Blind selection rules."""
 
 from __future__ import annotations
 
@@ -20,3 +20,20 @@ def at_random(keep_ratio: float, seed: int) -> Select:
         return Reduction(torch.from_numpy(drawn).sort().values)
 
     return select
+
+
+def blinded(select: Select) -> Select:
+    """Keep as many tokens as another rule, drawn per instance and layer; merge none.
+
+    Args:
+        select: The rule, whose counts may depend on the instance.
+    """
+
+    def drawn(context: Context) -> Reduction:
+        kept = len(select(context).keep)
+        places = context.rng("blind", context.layer).choice(
+            context.visual_tokens, kept, replace=False
+        )
+        return Reduction(torch.from_numpy(places).sort().values)
+
+    return drawn

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
-from stabfw.components import Accelerator, Fidelity, LoadedModel, Prompt
+from stabfw.components import Accelerator, Fidelity, FitData, LoadedModel
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.quantizer import CalibratedQuantizer, QuantizerConfig
@@ -43,7 +43,7 @@ class SmoothQuant(CalibratedQuantizer[SmoothQuantConfig]):
     bits = 8
     fidelity: ClassVar[Fidelity] = Fidelity.ADAPTED
 
-    def calibrate(self, model: LoadedModel, data: Sequence[Prompt]) -> Mapping[str, Any]:
+    def calibrate(self, model: LoadedModel, data: FitData) -> Mapping[str, Any]:
         """Find the smoothing factor of every input channel."""
         from stabfw_accelerators.calibration import largest_inputs
         from stabfw_accelerators.linears import chosen_linears

@@ -37,6 +37,8 @@ ANATOMY_FAMILIES: Mapping[str, str] = {
 
 #: Where an image processor is described; the first one that is there counts.
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+#: The vision tower of the LLaVA models, as its config names it.
+CLIP = "clip_vision_model"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: Layers of a language model whose config leaves the number out, as that of LLaVA-1.5-7B does.
 DEFAULT_LAYERS = {"llama": 32, "mistral": 32, "qwen2": 32}
@@ -250,9 +252,23 @@ def outline(checkpoint: Checkpoint) -> ModelInfo:
         visual_tokens=_clip_tokens(config) if family == "llava" else None,
         has_anatomy=family in ANATOMY_FAMILIES,
         no_reduction=ANATOMY_FAMILIES.get(family, ""),
+        has_vision=_has_vision(config),
         multimodal_positions="mrope_section" in rotary,
         can_score=True,
     )
+
+
+def _has_vision(config: Mapping[str, Any]) -> bool:
+    """Whether `vision.find_vision` will find what it knows."""
+    family = config["model_type"]
+    if family in ("qwen2_vl", "qwen2_5_vl"):
+        return True
+    if family not in ("llava", "llava_next"):
+        return False
+    tower = (config.get("vision_config") or {}).get("model_type", CLIP)
+    layer = config.get("vision_feature_layer", -2)
+    strategy = config.get("vision_feature_select_strategy", "default")
+    return tower == CLIP and strategy == "default" and isinstance(layer, int)
 
 
 def processor_name(processor: str, image_processor: str) -> str:
@@ -264,7 +280,7 @@ def processor_name(processor: str, image_processor: str) -> str:
 def _clip_tokens(config: dict[str, Any]) -> int | None:
     vision = config.get("vision_config") or {}
     size, patch = vision.get("image_size"), vision.get("patch_size")
-    if vision.get("model_type") != "clip_vision_model" or not size or not patch:
+    if vision.get("model_type") != CLIP or not size or not patch:
         return None
     keeps_cls = config.get("vision_feature_select_strategy", "default") == "full"
     return int(size // patch) ** 2 + int(keeps_cls)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from stabfw.components.anatomy import BlockCall, Vision
 
+from stabfw_models.hf_vlm.files import CLIP
+
 
 def find_vision(core: Any) -> Vision | None:
     """Tell it for the inner model of a family, or None for a family not known."""
@@ -20,7 +22,9 @@ def find_vision(core: Any) -> Vision | None:
     if family not in ("llava", "llava_next"):
         return None
     layer = core.config.vision_feature_layer
-    if core.config.vision_feature_select_strategy != "default" or not isinstance(layer, int):
+    tower = core.config.vision_config.model_type
+    strategy = core.config.vision_feature_select_strategy
+    if tower != CLIP or strategy != "default" or not isinstance(layer, int):
         return None
     return _Llava(core, layer) if family == "llava" else _LlavaNext(core, layer)
 
@@ -59,20 +63,34 @@ class _Clip(Vision):
         return places
 
     def scores(self, inputs: Mapping[str, Any], call: BlockCall) -> torch.Tensor:
-        block: Any = self.block
-        attention = block.self_attn
-        states = block.layer_norm1(call.hidden)
-        size = attention.head_dim
-
-        def heads(projected: torch.Tensor) -> torch.Tensor:
-            return projected.view(*projected.shape[:2], -1, size).transpose(1, 2).float()
-
-        query, key = heads(attention.q_proj(states[:, :1])), heads(attention.k_proj(states))
+        attention, states = self._states(call)
+        query = self._heads(attention.q_proj(states[:, :1]))
+        key = self._heads(attention.k_proj(states))
         shares = (query @ key.transpose(-1, -2) * attention.scale).softmax(-1)
         # Without the class token itself: (tiles, patches).
-        flat = shares[:, :, 0, 1:].mean(1).flatten()
-        numbers = self.numbers(inputs, len(states)).to(flat.device)
-        return torch.where(numbers < 0, 0, flat[numbers])
+        return self._told(inputs, shares[:, :, 0, 1:].mean(1))
+
+    def keys(self, inputs: Mapping[str, Any], call: BlockCall) -> torch.Tensor:
+        attention, states = self._states(call)
+        return self._told(inputs, self._heads(attention.k_proj(states[:, 1:])).transpose(1, 2))
+
+    def _states(self, call: BlockCall) -> tuple[Any, torch.Tensor]:
+        block: Any = self.block
+        return block.self_attn, block.layer_norm1(call.hidden)
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """Split what is projected: (tiles, tokens, width) -> (tiles, heads, tokens, size)."""
+        block: Any = self.block
+        split = projected.view(*projected.shape[:2], -1, block.self_attn.head_dim)
+        return split.transpose(1, 2).float()
+
+    def _told(self, inputs: Mapping[str, Any], values: torch.Tensor) -> torch.Tensor:
+        """Values of patches, (tiles, patches, ...), as values of visual tokens, (tokens, ...)."""
+        flat = values.flatten(0, 1)
+        numbers = self.numbers(inputs, len(values)).to(flat.device)
+        told = flat[numbers]
+        told[numbers < 0] = 0
+        return told
 
 
 class _Llava(_Clip):
@@ -132,10 +150,8 @@ class _Qwen(Vision):
 
     def scores(self, inputs: Mapping[str, Any], call: BlockCall) -> torch.Tensor:
         block: Any = self.block
-        attention = block.attn
-        code = sys.modules[type(attention).__module__]
-        states = attention.qkv(block.norm1(call.hidden))
-        query, key, _ = states.view(len(states), 3, attention.num_heads, -1).unbind(1)
+        attention, code = block.attn, self._code()
+        query, key = self._query_and_key(call)
         query, key = code.apply_rotary_pos_emb_vision(
             query, key, *call.given["position_embeddings"]
         )
@@ -151,10 +167,28 @@ class _Qwen(Vision):
                 )
                 / attention.num_heads
             )
-        merged = torch.cat(told).view(-1, self._tower.spatial_merge_size**2).mean(1)
+        return self._told(inputs, torch.cat(told))
+
+    def keys(self, inputs: Mapping[str, Any], call: BlockCall) -> torch.Tensor:
+        return self._told(inputs, self._query_and_key(call)[1].float())
+
+    def _code(self) -> Any:
+        block: Any = self.block
+        return sys.modules[type(block.attn).__module__]
+
+    def _query_and_key(self, call: BlockCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both of shape (patches, heads, size)."""
+        block: Any = self.block
+        states = block.attn.qkv(block.norm1(call.hidden))
+        query, key, _ = states.view(len(states), 3, block.attn.num_heads, -1).unbind(1)
+        return query, key
+
+    def _told(self, inputs: Mapping[str, Any], values: torch.Tensor) -> torch.Tensor:
+        """Values of patches, as the tower orders them, as means for visual tokens."""
+        merged = values.view(-1, self._tower.spatial_merge_size**2, *values.shape[1:]).mean(1)
         if not hasattr(self._tower, "fullatt_block_indexes"):
             return merged
-        order, _ = code.get_vision_window_index(
+        order, _ = self._code().get_vision_window_index(
             inputs["image_grid_thw"],
             spatial_merge_size=self._tower.spatial_merge_size,
             window_size=self._tower.window_size,

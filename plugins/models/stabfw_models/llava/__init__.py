@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from stabfw.components import Model
@@ -18,6 +18,7 @@ class Llava(HfVlm):
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"llava"})
+    typical: ClassVar[Mapping[str, Any] | None] = {"source": "llava-hf/llava-1.5-7b-hf"}
 
 
 class LlavaNext(HfVlm):
@@ -27,6 +28,7 @@ class LlavaNext(HfVlm):
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"llava_next"})
+    typical: ClassVar[Mapping[str, Any] | None] = {"source": "llava-hf/llava-v1.6-vicuna-7b-hf"}
 
 
 @hookimpl

@@ -52,6 +52,7 @@ class Qwen2Vl(QwenVl):
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"qwen2_vl"})
+    typical: ClassVar[Mapping[str, Any] | None] = {"source": "Qwen/Qwen2-VL-7B-Instruct"}
 
 
 class Qwen25Vl(QwenVl):
@@ -61,6 +62,7 @@ class Qwen25Vl(QwenVl):
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"qwen2_5_vl"})
+    typical: ClassVar[Mapping[str, Any] | None] = {"source": "Qwen/Qwen2.5-VL-7B-Instruct"}
 
 
 @hookimpl
