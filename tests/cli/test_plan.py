@@ -78,6 +78,7 @@ def test_study_is_the_grid_that_was_promised(
         if c.stack in spec.stacks
     }
     assert len({model for model, *_ in compared}) == 4
+    assert len({stack for _, stack, *_ in compared}) == 8
     assert len({benchmark for _, _, benchmark, _ in compared}) == 10
     assert len(compared) == 4 * len(spec.stacks) * 10 * (1 + len(spec.perturbations))
     sizes = {cell.dataset.type: cell.dataset.size for cell in plan.cells}
