@@ -5,6 +5,9 @@ VENV   := .venv
 MODEL  ?= tiny-llava
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+JOBS   ?= 2
+# Neighbours share models that are costly to load, so each job gets a stretch of the tests.
+PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
 # Tiny models are several times faster on one thread, and nothing may look for a network.
 export OMP_NUM_THREADS := 1
@@ -31,10 +34,10 @@ demo: $(READY)  ## Run a real stability experiment on the embedded model (minute
 	$(BIN)/stabfw run examples/bf16-floor.yaml
 
 test: $(READY) lint  ## Lint, types, import layers and tests.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 check-all: $(READY) lint  ## The same with the slow tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(READY)  ## Style, types and import layers only.
 	$(BIN)/ruff check .
