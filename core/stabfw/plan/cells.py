@@ -22,8 +22,9 @@ from stabfw.components import (
 from stabfw.errors import DataError, PluginError, SpecError, blaming
 from stabfw.plan.batches import Batches, batch_plan
 from stabfw.plan.conditions import BASELINE, CLEAN, Condition, Role
-from stabfw.plan.datasets import Dataset, Row, open_dataset, outline_dataset
+from stabfw.plan.datasets import Dataset, open_dataset, outline_dataset
 from stabfw.plan.environment import environment
+from stabfw.plan.leaks import refuse_leak
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, components, label
 from stabfw.store import Store, digest
@@ -514,7 +515,7 @@ class _Planner:
         rows = sorted(dataset.rows, key=lambda row: row.id)
         random.Random(f"calibration {wanted.seed}").shuffle(rows)
         chosen = rows[: wanted.limit]
-        _refuse_leak(chosen, evaluated)
+        refuse_leak(chosen, evaluated)
         return dataset, tuple(row.id for row in chosen)
 
     def _members(self, model: _Model, request: LoadRequest, stack: _Stack) -> tuple[Member, ...]:
@@ -630,18 +631,6 @@ def _refuse_shared_slots(stack: _Stack) -> None:
                     "model, so neither could be told from the other; use one of them"
                 )
             owner[slot] = kind
-
-
-def _refuse_leak(chosen: Sequence[Row], evaluated: Sequence[Dataset]) -> None:
-    seen = {image: d.name for d in evaluated for row in d.rows for image in row.images}
-    leaked = [(row, seen[image]) for row in chosen for image in row.images if image in seen]
-    if leaked:
-        row, name = leaked[0]
-        raise SpecError(
-            f"calibration: {len(leaked)} of {len(chosen)} instances share an image with the "
-            f"evaluated benchmark '{name}' (first: {row.question[:60]!r}); calibrate on another "
-            "split, or answers are tested on what the accelerator was fitted to"
-        )
 
 
 def _as(cls: type[Any], component: Any) -> Any:

@@ -12,7 +12,8 @@ from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
 
-_FORMAT = 2
+_FORMAT = 3
+_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Row:
         gold: The same, readable.
         slices: Names under which results are broken down.
         images: Digests of the pictures.
+        looks: Perceptual hashes of the pictures that can be read, 256 bits in hexadecimal: those
+            of pictures that look alike differ in few bits.
         pixels: Number of pixels of all pictures together; 0 where they cannot be read.
         prompt: Digest of pictures, message and options.
         options: How many answers there are to choose from; 0 where it is free.
@@ -41,6 +44,7 @@ class Row:
     gold: str
     slices: Mapping[str, str]
     images: tuple[str, ...]
+    looks: tuple[str, ...]
     pixels: int
     prompt: str
     options: int
@@ -156,19 +160,24 @@ def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
         gold=" / ".join(gold),
         slices=dict(instance.slices),
         images=tuple(image.digest for image in instance.images),
-        pixels=_pixels(instance),
+        **_seen(instance),
         prompt=prompt.digest,
         options=len(prompt.options),
     )
 
 
-def _pixels(instance: Instance) -> int:
+def _seen(instance: Instance) -> dict[str, Any]:
+    """What of a row needs the pixels."""
+    from imagehash import dhash
+    from PIL import Image
+
     try:
-        return sum(
-            height * width for height, width, _ in (image.pixels.shape for image in instance.images)
-        )
+        pictures = [image.pixels for image in instance.images]
     except DataError:
-        return 0  # The executor records the unreadable image as an error of this instance.
+        # The executor records the unreadable image as an error of this instance.
+        return {"looks": (), "pixels": 0}
+    looks = tuple(str(dhash(Image.fromarray(picture), _SIDE)) for picture in pictures)
+    return {"looks": looks, "pixels": sum(p.shape[0] * p.shape[1] for p in pictures)}
 
 
 def _row(item: dict[str, Any]) -> Row:
