@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stabfw.components import Kind
 from stabfw.errors import DataError, RunError, SpecError, UnsupportedError, blaming
 from stabfw.execute.messages import WORKER
-from stabfw.plan import Cell, Condition, Fit, Plan, Session, make_plan
+from stabfw.plan import Cell, Condition, Fit, Plan, Role, Session, make_plan
 from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
 from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
@@ -162,13 +162,14 @@ def fit(
     only = {"stacks": {stack: spec.stacks[stack]}, "controls": Controls(noise_floor=None)}
     with Store(spec.store) as store:
         plan = make_plan(spec.model_copy(update=only), registry, store)
-        cells = [(c, key) for c, key in plan.named.items() if c.stack == stack]
+        cells = [(c, key) for c, key in plan.named.items() if c.role is Role.STACK]
         if not cells and plan.unsupported:
             raise UnsupportedError(f"stack '{stack}': {plan.unsupported[0].reason}")
         _fit(plan.fits, spec, store, observers)
         by_key = {cell.key: cell for cell in plan.cells}
         labels = {
             member.recipe: f"{member.type} for {condition.model}"
+            + condition.stack.removeprefix(stack)
             for condition, key in cells
             for member in by_key[key].members
             if member.recipe

@@ -75,6 +75,13 @@ def test_another_calibration_is_another_artefact(stabfw: Stabfw) -> None:
     assert len(list(Path(".stabfw/store/artefacts").iterdir())) == 3
 
 
+def test_replicates_are_fitted_too(stabfw: Stabfw) -> None:
+    text = stabfw("fit", "spec.yaml", "--stack", "fitted", "--set", "calibration.replicates=2")
+    assert "fitted for parrot: fitted" in text
+    assert "fitted for parrot (calibration seed 1): fitted" in text
+    assert len(list(Path(".stabfw/store/artefacts").iterdir())) == 2
+
+
 def test_run_says_what_it_fits(stabfw: Stabfw) -> None:
     text = stabfw("run", "spec.yaml", "--set", "stacks={fitted: [fitted]}")
     assert "fitting fitted for parrot to 5 instances" in text

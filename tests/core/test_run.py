@@ -356,6 +356,31 @@ class TestCalibration:
 
         assert [fits(), fits(used=1), fits(note="other"), fits(used=1)] == [1, 0, 1, 0]
 
+    def test_other_choices_of_the_data_are_stacks_of_their_own(
+        self, make_spec: Make, registry: Registry, questions: Path
+    ) -> None:
+        calibration = {
+            "benchmark": {"type": "questions", "path": str(questions)},
+            "split": "train",
+            "limit": 10,
+            "seed": 4,
+            "replicates": 3,
+        }
+        told = Told()
+        observers = Observers(registry)
+        observers.add(told, "told")
+        stacks = {"fitted": ["fitted"], "planted": ["planted"]}
+        spec = self.spec(make_spec, questions, stacks=stacks, calibration=calibration)
+        done = run(spec, registry=registry, observers=observers)
+        assert {c.condition.stack for c in done.results.comparisons} == {
+            "fitted",
+            "fitted (calibration seed 5)",
+            "fitted (calibration seed 6)",
+            "planted",
+        }
+        assert len({event.digest for event in told.ends}) == 3
+        assert len({only(done, f"fitted{s}").key for s in ("", " (calibration seed 5)")}) == 2
+
     def test_artefact_at_hand_needs_no_data(
         self, make_spec: Make, registry: Registry, questions: Path, tmp_path: Path
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stabfw.components import (
     Accelerator,
+    Artefact,
     Benchmark,
     Component,
     GenerationOptions,
@@ -200,6 +201,7 @@ class _Stack:
     name: str
     role: Role
     members: tuple[tuple[str, Accelerator[Any]], ...]
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         datasets = [self._dataset(config) for config in self.spec.benchmarks]
-        self.calibration = self._calibration(datasets)
+        self.calibrations = self._calibrations(datasets)
         scenarios = self._scenarios(datasets)
         models = [self._model(config) for config in self.spec.models]
         for model in models:
@@ -331,7 +333,9 @@ class _Planner:
         ]
         for stack in stacks:
             _refuse_shared_slots(stack)
-        yield from stacks
+        for stack in stacks:
+            yield stack
+            yield from self._replicates(model, stack)
         controls = self.spec.controls
         if controls.equal_budget:
             yield from filter(None, map(self._equal_budget, stacks))
@@ -339,6 +343,15 @@ class _Planner:
             other = "sdpa" if model.request.attention == "eager" else "eager"
             member = self._accelerator("attention", {"implementation": other})
             yield _Stack(f"attention-{other}", Role.LOSSLESS, (member,))
+
+    def _replicates(self, model: _Model, stack: _Stack) -> Iterable[_Stack]:
+        """The stack with what is fitted to other choices of the calibration data."""
+        wanted = self.spec.calibration
+        fitted = any(c.needs_fit and self._at_hand(model, k, c) is None for k, c in stack.members)
+        for draw in range(1, wanted.replicates if wanted and fitted else 1):
+            assert wanted is not None
+            name = f"{stack.name} (calibration seed {wanted.seed + draw})"
+            yield replace(stack, name=name, draw=draw)
 
     def _equal_budget(self, stack: _Stack) -> _Stack | None:
         controls = [(member, member[1].control()) for member in stack.members]
@@ -504,27 +517,31 @@ class _Planner:
 
     # Calibration
 
-    def _calibration(self, evaluated: Sequence[Dataset]) -> tuple[Dataset, tuple[str, ...]] | None:
+    def _calibrations(
+        self, evaluated: Sequence[Dataset]
+    ) -> tuple[tuple[Dataset, tuple[str, ...]], ...]:
         wanted = self.spec.calibration
         if wanted is None:
-            return None
+            return ()
         config = wanted.benchmark
         component = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         benchmark = type(component)(component.config.model_copy(update={"split": wanted.split}))
         dataset = self._open(f"{label(config)} {wanted.split}", config.type, benchmark)
-        rows = sorted(dataset.rows, key=lambda row: row.id)
-        random.Random(f"calibration {wanted.seed}").shuffle(rows)
-        chosen = rows[: wanted.limit]
-        refuse_leak(chosen, evaluated)
-        return dataset, tuple(row.id for row in chosen)
+        draws = []
+        for seed in range(wanted.seed, wanted.seed + wanted.replicates):
+            rows = sorted(dataset.rows, key=lambda row: row.id)
+            random.Random(f"calibration {seed}").shuffle(rows)
+            chosen = rows[: wanted.limit]
+            refuse_leak(chosen, evaluated)
+            draws.append((dataset, tuple(row.id for row in chosen)))
+        return tuple(draws)
 
     def _members(self, model: _Model, request: LoadRequest, stack: _Stack) -> tuple[Member, ...]:
         members: tuple[Member, ...] = ()
         for kind, component in stack.members:
             member = Member(kind, component, self._origin(kind))
             if component.needs_fit:
-                with blaming(member.origin, "at_hand()"):
-                    artefact = component.at_hand(model.info)
+                artefact = self._at_hand(model, kind, component)
                 if artefact is None:
                     member = self._fitted(model, request, stack, member)
                 else:
@@ -534,17 +551,21 @@ class _Planner:
             members = (*members, member)
         return members
 
+    def _at_hand(self, model: _Model, kind: str, component: Accelerator[Any]) -> Artefact | None:
+        with blaming(self._origin(kind), "at_hand()"):
+            return component.at_hand(model.info)
+
     def _origin(self, kind: str) -> str:
         plugin = self.registry.find(Kind.ACCELERATOR, kind)
         return f"{kind} ({plugin.distribution} {plugin.version})"
 
     def _fitted(self, model: _Model, request: LoadRequest, stack: _Stack, member: Member) -> Member:
-        if self.calibration is None:
+        if not self.calibrations:
             raise SpecError(
                 f"stack '{stack.name}': {member.type} has to be fitted to data; add to the spec\n"
                 "    calibration: {benchmark: NAME, split: train, limit: 64, seed: 0}"
             )
-        dataset, ids = self.calibration
+        dataset, ids = self.calibrations[stack.draw]
         rows = {row.id: row for row in dataset.rows}
         recipe = digest(
             [
@@ -560,9 +581,10 @@ class _Planner:
         artefact = self.store.artefact_digest(recipe) or _UNFITTED
         member = replace(member, recipe=recipe, artefact=artefact)
         if artefact == _UNFITTED:
+            which = f", choice {stack.draw + 1} of the data" if stack.draw else ""
             self.fits[recipe] = Fit(
                 recipe=recipe,
-                label=f"{member.type} for {model.name}",
+                label=f"{member.type} for {model.name}{which}",
                 model=model.model,
                 request=request,
                 member=member,

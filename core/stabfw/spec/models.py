@@ -69,6 +69,11 @@ class Calibration(Section):
     split: str = Field(default="train", description="Split of the benchmark.")
     limit: Count = Field(default=64, description="Number of instances.")
     seed: Seed = Field(default=0, description="Chooses the instances.")
+    replicates: Count = Field(
+        default=1,
+        description="How often they are chosen, each time with the next seed. What is fitted to "
+        "each choice is compared by itself, as the choice alone changes answers.",
+    )
 
 
 class NoiseFloor(Section):
