@@ -161,20 +161,21 @@ def fit(
     observers = observers or Observers(registry)
     only = {"stacks": {stack: spec.stacks[stack]}, "controls": Controls(noise_floor=None)}
     with Store(spec.store) as store:
-        plan = make_plan(spec.model_copy(update=only), registry, store)
-        cells = [(c, key) for c, key in plan.named.items() if c.role is Role.STACK]
-        if not cells and plan.unsupported:
+        narrow = spec.model_copy(update=only)
+        plan = make_plan(narrow, registry, store)
+        if plan.unsupported and not any(c.role is Role.STACK for c in plan.named):
             raise UnsupportedError(f"stack '{stack}': {plan.unsupported[0].reason}")
-        _fit(plan.fits, spec, store, observers)
+        new = {item.recipe for item in plan.fits}
+        if plan.fits:
+            _fit(plan.fits, spec, store, observers)
+            plan = make_plan(narrow, registry, store)
         by_key = {cell.key: cell for cell in plan.cells}
         labels = {
-            member.recipe: f"{member.type} for {condition.model}"
-            + condition.stack.removeprefix(stack)
-            for condition, key in cells
+            member.recipe: f"{member.type} for {at.model}{at.stack.removeprefix(stack)}"
+            for at, key in plan.named.items()
             for member in by_key[key].members
             if member.recipe
         }
-        new = {item.recipe for item in plan.fits}
         found = {recipe: store.artefact_digest(recipe) for recipe in labels}
         return tuple(
             Fitted(labels[recipe], digest, store.artefact_path(digest), recipe in new)
