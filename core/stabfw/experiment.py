@@ -77,9 +77,7 @@ def run(
     """
     _refuse_import_by_worker()
     registry = registry or Registry()
-    observers = observers or Observers(registry)
-    if spec.tracking.uri is not None and "mlflow" in registry.names(None):
-        observers.load("mlflow")
+    observers = _observers(spec, registry, observers)
     directory = _directory(spec)
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
@@ -145,7 +143,7 @@ def fit(
         spec: The experiment, with its calibration data.
         stack: Name of the stack.
         registry: Where plugins come from; all installed ones by default.
-        observers: Who is told what happens.
+        observers: Who is told what happens; MLflow is added if the spec asks for it.
 
     Returns:
         An artefact for each model and each accelerator that has to be fitted.
@@ -158,7 +156,7 @@ def fit(
     if stack not in spec.stacks:
         raise SpecError(f"there is no stack '{stack}' in this spec: {', '.join(spec.stacks)}")
     registry = registry or Registry()
-    observers = observers or Observers(registry)
+    observers = _observers(spec, registry, observers)
     only = {"stacks": {stack: spec.stacks[stack]}, "controls": Controls(noise_floor=None)}
     with Store(spec.store) as store:
         narrow = spec.model_copy(update=only)
@@ -182,6 +180,13 @@ def fit(
             for recipe, digest in found.items()
             if digest is not None
         )
+
+
+def _observers(spec: ExperimentSpec, registry: Registry, observers: Observers | None) -> Observers:
+    observers = observers or Observers(registry)
+    if spec.tracking.uri is not None and "mlflow" in registry.names(None):
+        observers.load("mlflow")
+    return observers
 
 
 def _refuse_import_by_worker() -> None:
