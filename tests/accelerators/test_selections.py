@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
+from stabfw.components import Accelerator, Example, FitData, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw.errors import UnsupportedError
@@ -349,3 +350,49 @@ class TestUniform:
     def test_control_spends_the_same_budget(self) -> None:
         method = Uniform(UniformConfig(layer=3, keep_ratio=0.25))
         assert control(method) == RandomDropConfig(layer=3, keep_ratio=0.25)
+
+    def test_search_stops_at_the_first_layer_that_is_close_enough(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """Against the divergence of the model's own logits, with the picture hidden by a mask."""
+        data = FitData(tuple(map(Example, prompts[:6])))
+        strict = json.loads(Vtw(VtwConfig(search=True, divergence=1e-9)).fit(tiny, data).data)
+        assert strict["layer"] == 5, "none is close enough: the last one"
+        assert len(strict["divergences"]) == 5
+        assert strict["divergences"] == sorted(strict["divergences"], reverse=True)
+        assert strict["divergences"][2] == pytest.approx(hidden(tiny, prompts[:6], 3), rel=1e-3)
+        enough = strict["divergences"][2] * 1.01
+        method = Vtw(VtwConfig(search=True, divergence=enough))
+        artefact = method.fit(tiny, data)
+        assert json.loads(artefact.data)["layer"] == 3
+        with Patch() as patch:
+            method.attach(tiny, artefact, patch)
+            assert method.stages(6) == {3: 0}
+
+    def test_layer_that_is_not_searched_is_at_hand(self, tiny: Any) -> None:
+        for config, layer in ((VtwConfig(), 2), (VtwConfig(layer=4), 4)):
+            artefact = Vtw(config).at_hand(tiny.info)
+            assert artefact is not None
+            assert json.loads(artefact.data)["layer"] == layer
+        assert Vtw(VtwConfig(search=True)).at_hand(tiny.info) is None
+        with pytest.raises(ValueError, match="`layer` or `search`, not both"):
+            VtwConfig(layer=3, search=True)
+
+
+def hidden(tiny: Any, asked: tuple[Prompt, ...], layer: int) -> float:
+    """Mean divergence of a model from itself with the picture hidden from a layer on."""
+    found = []
+    for prompt in asked:
+        encoded = tiny.encode([prompt])
+        ids = encoded.inputs["input_ids"]
+        length = ids.shape[1]
+        seen = torch.ones(length, length).tril().bool() & (ids[0] != tiny.anatomy.image_token_id)
+        mask = (seen | torch.eye(length).bool())[None, None]
+        with torch.inference_mode():
+            whole = tiny.module(**encoded.inputs).logits[0, -1].log_softmax(-1)
+            with Patch() as patch:
+                for block in tiny.anatomy.layers[layer:]:
+                    patch.pre_hook(block, lambda _, a, k, m=mask: (a, k | {"attention_mask": m}))
+                other = tiny.module(**encoded.inputs).logits[0, -1].log_softmax(-1)
+        found.append(float((whole.exp() * (whole - other)).sum()))
+    return sum(found) / len(found)

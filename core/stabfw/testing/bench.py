@@ -72,7 +72,7 @@ class Bench:
     def artefact(
         self, accelerator: Accelerator[Any], request: LoadRequest, fresh: bool
     ) -> Artefact:
-        """What it makes of the samples; kept.
+        """What it has at hand, or makes of the samples; kept.
 
         Args:
             accelerator: The accelerator.
@@ -80,6 +80,8 @@ class Bench:
             fresh: Whether to fit anew in any case.
         """
         key = repr((request, type(accelerator), accelerator.config))
+        if (ready := accelerator.at_hand(self.info())) is not None:
+            return ready
         if fresh or key not in self._artefacts:
             with self.opened(request, fresh=True) as model:
                 self._artefacts[key] = accelerator.fit(model, fit_data())
