@@ -80,5 +80,5 @@ def test_uninstalled_it_is_gone(installed: Environment, spec: str) -> None:
     told = " ".join(installed.run("stabfw", "plan", spec, code=2).split())
     assert "spec.yaml:5" in told
     assert "unknown accelerator 'uniform-drop'" in told
-    assert "installed: attention, divprune, fastv, " in told
+    assert "(installed: attention, " in told
     assert "install the distribution that provides it" in told
