@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from stabfw.components import Accelerator, FitData, LoadedModel
+from stabfw.components import Accelerator, Fidelity, FitData, LoadedModel
 from stabfw.registry import hookimpl
 
 from stabfw_accelerators.quantizer import CalibratedQuantizer, QuantizerConfig
@@ -37,7 +37,7 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
     order, and what is lost is spread over those that are left, by the inverse Hessian of the
     layer's inputs. Layer by layer: each sees what the quantized ones before it put out.
 
-    Written from the paper. Weights are stored and restored by the package hqq, with scales and
+    Written from the paper, and not compared with the authors' code. Weights are stored and restored by the package hqq, with scales and
     zero points of the extremes of each group, so memory shrinks but nothing gets faster.
 
     Only run on the CPU for the tests; on CUDA the same code runs.
@@ -46,6 +46,7 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
     config_cls: ClassVar[type[GptqConfig]] = GptqConfig
     name: ClassVar[str] = "gptq"
     packages: ClassVar[tuple[str, ...]] = ("hqq",)
+    fidelity: ClassVar[Fidelity] = Fidelity.UNVERIFIED
 
     def __init__(self, config: GptqConfig) -> None:
         super().__init__(config)
