@@ -37,8 +37,9 @@ class Gptq(CalibratedQuantizer[GptqConfig]):
     order, and what is lost is spread over those that are left, by the inverse Hessian of the
     layer's inputs. Layer by layer: each sees what the quantized ones before it put out.
 
-    Written from the paper, and not compared with the authors' code. Weights are stored and restored by the package hqq, with scales and
-    zero points of the extremes of each group, so memory shrinks but nothing gets faster.
+    Written from the paper, and not compared with the authors' code. Weights are stored and
+    restored by the package hqq, with scales and zero points of the extremes of each group, so
+    memory shrinks but nothing gets faster.
 
     Only run on the CPU for the tests; on CUDA the same code runs.
     """
