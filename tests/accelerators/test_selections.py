@@ -165,6 +165,34 @@ class TestVtw:
         assert torch.allclose(found, expected, atol=1e-4)
         assert not torch.allclose(found, logits(), atol=1e-2)
 
+    def test_search_stops_at_the_first_layer_that_is_close_enough(
+        self, tiny: Any, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """Against the divergence of the model's own logits, with the picture hidden by a mask."""
+        data = FitData(tuple(map(Example, prompts[:6])))
+        strict = json.loads(Vtw(VtwConfig(search=True, divergence=1e-9)).fit(tiny, data).data)
+        assert strict["layer"] == 5, "none is close enough: the last one"
+        assert len(strict["divergences"]) == 5
+        second = strict["divergences"][1]
+        assert second == pytest.approx(hidden(tiny, prompts[:6], 2), rel=1e-3)
+        enough = second * 1.01
+        assert strict["divergences"][0] > enough
+        method = Vtw(VtwConfig(search=True, divergence=enough))
+        artefact = method.fit(tiny, data)
+        assert json.loads(artefact.data)["layer"] == 2
+        with Patch() as patch:
+            method.attach(tiny, artefact, patch)
+            assert method.stages(6) == {2: 0}
+
+    def test_layer_that_is_not_searched_is_at_hand(self, tiny: Any) -> None:
+        for config, layer in ((VtwConfig(), 2), (VtwConfig(layer=4), 4)):
+            artefact = Vtw(config).at_hand(tiny.info)
+            assert artefact is not None
+            assert json.loads(artefact.data)["layer"] == layer
+        assert Vtw(VtwConfig(search=True)).at_hand(tiny.info) is None
+        with pytest.raises(ValueError, match="`layer` or `search`, not both"):
+            VtwConfig(layer=3, search=True)
+
 
 class TestPyramidDrop:
     @pytest.mark.parametrize(
@@ -350,33 +378,6 @@ class TestUniform:
     def test_control_spends_the_same_budget(self) -> None:
         method = Uniform(UniformConfig(layer=3, keep_ratio=0.25))
         assert control(method) == RandomDropConfig(layer=3, keep_ratio=0.25)
-
-    def test_search_stops_at_the_first_layer_that_is_close_enough(
-        self, tiny: Any, prompts: tuple[Prompt, ...]
-    ) -> None:
-        """Against the divergence of the model's own logits, with the picture hidden by a mask."""
-        data = FitData(tuple(map(Example, prompts[:6])))
-        strict = json.loads(Vtw(VtwConfig(search=True, divergence=1e-9)).fit(tiny, data).data)
-        assert strict["layer"] == 5, "none is close enough: the last one"
-        assert len(strict["divergences"]) == 5
-        assert strict["divergences"] == sorted(strict["divergences"], reverse=True)
-        assert strict["divergences"][2] == pytest.approx(hidden(tiny, prompts[:6], 3), rel=1e-3)
-        enough = strict["divergences"][2] * 1.01
-        method = Vtw(VtwConfig(search=True, divergence=enough))
-        artefact = method.fit(tiny, data)
-        assert json.loads(artefact.data)["layer"] == 3
-        with Patch() as patch:
-            method.attach(tiny, artefact, patch)
-            assert method.stages(6) == {3: 0}
-
-    def test_layer_that_is_not_searched_is_at_hand(self, tiny: Any) -> None:
-        for config, layer in ((VtwConfig(), 2), (VtwConfig(layer=4), 4)):
-            artefact = Vtw(config).at_hand(tiny.info)
-            assert artefact is not None
-            assert json.loads(artefact.data)["layer"] == layer
-        assert Vtw(VtwConfig(search=True)).at_hand(tiny.info) is None
-        with pytest.raises(ValueError, match="`layer` or `search`, not both"):
-            VtwConfig(layer=3, search=True)
 
 
 def hidden(tiny: Any, asked: tuple[Prompt, ...], layer: int) -> float:
