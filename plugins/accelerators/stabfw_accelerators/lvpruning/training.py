@@ -270,7 +270,8 @@ def _named(modules: Mapping[int, Decision]) -> dict[str, Any]:
 def _state(done: int, parts: Mapping[str, Any]) -> bytes:
     state = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
-    torch.save({"done": done, "random": torch.get_rng_state(), "parts": state}, buffer)
+    noise = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    torch.save({"done": done, "noise": noise, "parts": state}, buffer)
     return buffer.getvalue()
 
 
@@ -281,5 +282,6 @@ def _restore(kept: bytes | None, parts: Mapping[str, Any]) -> int:
     state = torch.load(io.BytesIO(kept), weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    torch.set_rng_state(state["random"])
+    torch.set_rng_state(state["noise"]["cpu"])
+    torch.cuda.set_rng_state_all(state["noise"]["cuda"])
     return int(state["done"])
