@@ -330,6 +330,3 @@ class TestPool:
             behind = visual.shape[1] - 1 - int(visual[row].nonzero()[-1])
             found = entered[0][row][: len(entered[0][row]) - behind][-16:]
             assert torch.allclose(found, expected[row], atol=1e-5)
-
-    def test_control_spends_the_same_budget(self) -> None:
-        assert control(Pool(PoolConfig(size=3))) == RandomDropConfig(layer=0, keep_ratio=1 / 9)

@@ -10,6 +10,7 @@ import torch
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt, Slot
 from stabfw.components.patch import Patch, fingerprint
 from stabfw_accelerators.fastv import FastV, FastVConfig
+from stabfw_accelerators.pool import Pool, PoolConfig
 from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
 from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_accelerators.random_drop import RandomDrop, RandomDropConfig
@@ -159,7 +160,9 @@ class TestRandomDrop:
 
 
 @pytest.mark.parametrize(
-    "method", [PyramidDrop(PyramidDropConfig()), PruMerge(PruMergeConfig())], ids=lambda m: m.name
+    "method",
+    [PyramidDrop(PyramidDropConfig()), PruMerge(PruMergeConfig()), Pool(PoolConfig(size=3))],
+    ids=lambda method: method.name,
 )
 def test_blind_it_keeps_as_many_of_other_tokens(
     method: Accelerator[Any], tiny: Any, ask: Ask, baseline: list[Prediction]

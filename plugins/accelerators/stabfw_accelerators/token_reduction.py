@@ -97,10 +97,10 @@ class TokenReduction(Accelerator[T]):
 
     def fidelity_on(self, info: ModelInfo) -> Fidelity:
         """Adapted, where the authors did not evaluate the family or treat positions otherwise."""
-        if self.authors_positions is None:
-            return self.fidelity
+        if self.config.blind:
+            return Fidelity.ADAPTED
         theirs = info.family == "llava" and self.config.positions == self.authors_positions
-        return self.fidelity if theirs and not self.config.blind else Fidelity.ADAPTED
+        return self.fidelity if theirs or self.authors_positions is None else Fidelity.ADAPTED
 
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Patch) -> None:
         """Drop tokens until the patch ends."""

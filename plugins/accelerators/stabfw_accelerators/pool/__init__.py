@@ -33,27 +33,18 @@ class Pool(TokenReduction[PoolConfig]):
     """
 
     config_cls: ClassVar[type[PoolConfig]] = PoolConfig
+    name: ClassVar[str] = "pool"
     needs_vision: ClassVar[bool] = True
 
     def stages(self, layers: int | None) -> Mapping[int, float]:
-        """One stage, before the first layer."""
-        return {0: self._share}
-
-    @property
-    def _share(self) -> float:
-        """What is left where all blocks are complete."""
-        return 1 / self.config.size**2
+        """One stage, before the first layer, if all blocks are complete."""
+        return {0: 1 / self.config.size**2}
 
     def select(self, layer: int, keep_ratio: float) -> Select:
         """Average blocks."""
         from stabfw_accelerators.pool.method import blocks
 
         return blocks(self.config.size)
-
-    def control(self) -> tuple[str, Mapping[str, Any]]:
-        """Dropping at random as many tokens as if all blocks were complete."""
-        config = self.config.model_dump(include={"positions"})
-        return "random-drop", {"layer": 0, "keep_ratio": self._share, **config}
 
 
 @hookimpl
