@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from stabfw.plan.estimate import EFFICIENCY
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, load_spec, parse_spec
 from stabfw.store import Store
+from stabfw_models.tiny import WEIGHTS
 
 STABFW = str(Path(sys.executable).with_name("stabfw"))
 STUDY = Path(__file__).parents[2] / "examples" / "study"
@@ -135,3 +137,23 @@ def test_hours_follow_from_the_sizes(registry: Registry, tmp_path: Path) -> None
     assert more is not None
     assert hours is not None
     assert more > hours
+
+
+def test_what_was_fitted_is_found_again_when_the_model_was_moved(
+    registry: Registry, tmp_path: Path
+) -> None:
+    recipes = []
+    for name in ("here", "there"):
+        shutil.copytree(WEIGHTS / "tiny-llava", tmp_path / name)
+        spec = small(
+            registry,
+            tmp_path,
+            models=[{"type": "llava", "name": "same", "source": str(tmp_path / name)}],
+            stacks={"smoothquant": ["smoothquant"]},
+            benchmarks=[{"type": "shapes", "limit": 6}],
+            calibration={"benchmark": {"type": "shapes", "limit": 6}, "split": "train"},
+        )
+        with Store(spec.store) as store:
+            (fit,) = make_plan(spec, registry, store).fits
+        recipes.append(fit.recipe)
+    assert recipes[0] == recipes[1]

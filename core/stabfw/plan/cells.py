@@ -460,11 +460,7 @@ class _Planner:
         )
         rows = scenario.dataset.rows
         batches = batch_plan(rows, self.spec.batch_size, condition.repeat)
-        load = {
-            "model": _model_fields(model, request),
-            "load": {k: v for k, v in asdict(request).items() if k not in ("source", "revision")},
-            "environment": self.environment(request.device),
-        }
+        load = self._load_fields(model, request)
         cell_fields = {
             **load,
             "stack": [member.fields for member in members],
@@ -536,6 +532,14 @@ class _Planner:
             draws.append((dataset, tuple(row.id for row in chosen)))
         return tuple(draws)
 
+    def _load_fields(self, model: _Model, request: LoadRequest) -> dict[str, Any]:
+        """What of a loaded model decides its answers; where its files lie does not."""
+        return {
+            "model": _model_fields(model, request),
+            "load": {k: v for k, v in asdict(request).items() if k not in ("source", "revision")},
+            "environment": self.environment(request.device),
+        }
+
     def _members(self, model: _Model, request: LoadRequest, stack: _Stack) -> tuple[Member, ...]:
         members: tuple[Member, ...] = ()
         for kind, component in stack.members:
@@ -569,9 +573,7 @@ class _Planner:
         rows = {row.id: row for row in dataset.rows}
         recipe = digest(
             [
-                _model_fields(model, request),
-                asdict(request),
-                self.environment(request.device),
+                self._load_fields(model, request),
                 member.type,
                 dict(member.component.fitted_by()),
                 member.component.behaviour_version,
