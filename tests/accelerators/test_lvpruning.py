@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from reductions import attached
 from stabfw.components import (
-    Accelerator,
     Artefact,
     Example,
     FitData,
@@ -280,12 +280,6 @@ class TestAtHand:
             load(dump(decisions(0), tiny.info, {}), tiny, (1, 2, 4))
 
 
-def run(method: Accelerator[Any], artefact: Artefact | None, model: Any, ask: Ask) -> Any:
-    with Patch() as patch:
-        method.attach(model, artefact, patch)
-        return ask(model), ask(model, 1)
-
-
 class TestSelection:
     def test_kept_are_the_best_by_the_difference_of_logits(
         self, tiny: Any, prompts: tuple[Prompt, ...]
@@ -325,7 +319,8 @@ class TestSelection:
         self, tiny: Any, ask: Ask, baseline: list[Prediction]
     ) -> None:
         method = LVPruning(LVPruningConfig())
-        eight, single = run(method, method.at_hand(tiny.info), tiny, ask)
+        modules = method.at_hand(tiny.info)
+        eight, single = attached(method, tiny, lambda: (ask(tiny), ask(tiny, 1)), modules)
         assert {p.visual_tokens for p in eight} == {(64, 32, 19, 6, 6, 6)}
         assert [p.token_ids for p in eight] == [p.token_ids for p in single]
         assert all(a.top != b.top for a, b in zip(eight, baseline, strict=True))

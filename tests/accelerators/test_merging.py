@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from reductions import attached
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
@@ -23,12 +24,6 @@ from stabfw_accelerators.visionzip import VisionZip, VisionZipConfig
 from stabfw_accelerators.visionzip.method import zipped
 
 Ask = Callable[..., list[Prediction]]
-
-
-def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) -> Any:
-    with Patch() as patch:
-        accelerator.attach(model, None, patch)
-        return run()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
 
 DECODER = {"vision": False, "head": False}
 
+QUANTIZERS: list[Any] = [Awq, Fp8, Gptq, SmoothQuant, Int8, Hqq, LlmInt8, Nf4]
 CASES = [
     pytest.param(Awq(AwqConfig()), 0.35 / 2, 0.9, id="awq"),
     pytest.param(Fp8(Fp8Config()), 0.26, 0.9, id="fp8"),
@@ -167,7 +168,7 @@ def test_quantizing_is_deterministic(
     assert runs[0][0] != weights_digest(tiny.module)
 
 
-@pytest.mark.parametrize("cls", [Awq, Fp8, Gptq, SmoothQuant, Int8, Hqq, LlmInt8, Nf4])
+@pytest.mark.parametrize("cls", QUANTIZERS)
 def test_only_the_chosen_parts_change(cls: Any, tiny: Any) -> None:
     def changed(**parts: bool) -> set[str]:
         accelerator = cls(cls.config_cls(**parts))
@@ -213,19 +214,7 @@ def test_compute_dtype_is_a_circumstance(ask: Ask) -> None:
         assert accelerator.report(model)["bytes_before"] == 6 * (4 * 128**2 + 3 * 128 * 384) * 2
 
 
-@pytest.mark.parametrize(
-    "accelerator",
-    [
-        Awq(AwqConfig()),
-        Fp8(Fp8Config()),
-        Gptq(GptqConfig()),
-        SmoothQuant(SmoothQuantConfig()),
-        Int8(Int8Config()),
-        Hqq(HqqConfig()),
-        LlmInt8(LlmInt8Config()),
-        Nf4(Nf4Config()),
-    ],
-)
+@pytest.mark.parametrize("accelerator", [cls(cls.config_cls()) for cls in QUANTIZERS])
 def test_untouched_model_is_reported_as_not_engaged(
     accelerator: Accelerator[Any], tiny: Any
 ) -> None:
@@ -233,19 +222,7 @@ def test_untouched_model_is_reported_as_not_engaged(
     assert accelerator.report(tiny)["bytes_after"] == 0
 
 
-@pytest.mark.parametrize(
-    "accelerator",
-    [
-        Awq(AwqConfig()),
-        Fp8(Fp8Config()),
-        Gptq(GptqConfig()),
-        SmoothQuant(SmoothQuantConfig()),
-        Int8(Int8Config()),
-        Hqq(HqqConfig()),
-        LlmInt8(LlmInt8Config()),
-        Nf4(Nf4Config()),
-    ],
-)
+@pytest.mark.parametrize("accelerator", [cls(cls.config_cls()) for cls in QUANTIZERS])
 def test_support(accelerator: Quantizer[Any], tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert accelerator.occupies == {Slot.WEIGHTS}
     assert accelerator.supports(tiny.info, tiny.request) is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reductions import attached, require_most_attended
 from stabfw.components import Accelerator, Example, FitData, ModelInfo, Prediction, Prompt
 from stabfw.components.patch import Patch
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
@@ -28,12 +29,6 @@ from stabfw_accelerators.uniform.method import evenly_spaced
 from stabfw_accelerators.vtw import Vtw, VtwConfig
 
 Ask = Callable[..., list[Prediction]]
-
-
-def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) -> Any:
-    with Patch() as patch:
-        accelerator.attach(model, None, patch)
-        return run()
 
 
 @pytest.mark.parametrize(
@@ -208,28 +203,8 @@ class TestPyramidDrop:
         self, tiny: Any, prompts: tuple[Prompt, ...]
     ) -> None:
         """The first stage, against the attention that the model itself computes there."""
-        chosen: list[torch.Tensor] = []
         select = PyramidDrop(PyramidDropConfig()).select(3, 0.25)
-
-        def spy(context: Context) -> Reduction:
-            chosen.append(select(context).keep)
-            return Reduction(chosen[-1])
-
-        encoded = tiny.encode(prompts[:4])
-        with Patch() as patch, torch.inference_mode():
-            reduce_visual_tokens(tiny, {3: spy}, patch)
-            tiny.module(**encoded.inputs)
-        tiny.reduced_tokens = ()
-        tiny.module.set_attn_implementation("eager")
-        try:
-            with torch.inference_mode():
-                layers = tiny.module(**encoded.inputs, output_attentions=True).attentions
-        finally:
-            tiny.module.set_attn_implementation("sdpa")
-        for row, keep in enumerate(chosen):
-            visual = encoded.inputs["input_ids"][row] == tiny.anatomy.image_token_id
-            scores = layers[3][row, :, -1, visual].mean(0)
-            assert keep.tolist() == sorted(scores.topk(16).indices.tolist())
+        require_most_attended(tiny, prompts[:4], select, before=3, attending=3)
 
     def test_keeping_all_is_bit_identical(
         self, tiny: Any, ask: Ask, baseline: list[Prediction]

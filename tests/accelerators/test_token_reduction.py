@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+from reductions import attached, require_most_attended
 from stabfw.components import Accelerator, ModelInfo, Prediction, Prompt, Slot
-from stabfw.components.patch import Patch, fingerprint
+from stabfw.components.patch import fingerprint
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.pool import Pool, PoolConfig
 from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
@@ -29,12 +29,6 @@ def essence(predictions: list[Prediction]) -> list[tuple[Any, ...]]:
 
 def tokens(predictions: list[Prediction]) -> list[tuple[int, ...]]:
     return [p.token_ids for p in predictions]
-
-
-def attached(accelerator: Accelerator[Any], model: Any, run: Callable[[], Any]) -> Any:
-    with Patch() as patch:
-        accelerator.attach(model, None, patch)
-        return run()
 
 
 @pytest.mark.parametrize("make", METHODS)
@@ -94,30 +88,8 @@ class TestFastV:
     def test_keeps_what_the_last_token_attends_to_in_the_layer_before(
         self, tiny: Any, prompts: tuple[Prompt, ...]
     ) -> None:
-        from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
-        from stabfw_accelerators.fastv.method import most_attended
-
-        chosen: list[torch.Tensor] = []
-
-        def spy(context: Context) -> Reduction:
-            chosen.append(most_attended(0.25)(context).keep)
-            return Reduction(chosen[-1])
-
-        encoded = tiny.encode(prompts[:4])
-        with Patch() as patch, torch.inference_mode():
-            reduce_visual_tokens(tiny, {2: spy}, patch)
-            tiny.module(**encoded.inputs)
-        tiny.reduced_tokens = ()
-        tiny.module.set_attn_implementation("eager")
-        try:
-            with torch.inference_mode():
-                layers = tiny.module(**encoded.inputs, output_attentions=True).attentions
-        finally:
-            tiny.module.set_attn_implementation("sdpa")
-        for row, keep in enumerate(chosen):
-            visual = encoded.inputs["input_ids"][row] == tiny.anatomy.image_token_id
-            scores = layers[1][row, :, -1, visual].mean(0)
-            assert keep.tolist() == sorted(scores.topk(16).indices.tolist())
+        select = FastV(FastVConfig()).select(2, 0.25)
+        require_most_attended(tiny, prompts[:4], select, before=2, attending=1)
 
     def test_control_spends_the_same_budget(self) -> None:
         name, config = FastV(FastVConfig(layer=3, keep_ratio=0.25)).control()

@@ -101,17 +101,28 @@ TRIED_ON_ONE: dict[str, dict[str, Any]] = {
 }
 #: Tried on `tiny-llava` by `make test`, and on these families by `make check-all` only.
 TRIED_LATER: dict[str, dict[str, Any]] = {
+    "awq": {"group_size": 32},
     "dart": {"keep_ratio": 0.25},
+    "fp8": {},
+    "gptq": {"group_size": 16},
     "holov": {"keep_ratio": 0.25},
+    "kv-cache": {"group_size": 8, "bits": 2},
+    # With a threshold, outliers are looked for in the whole batch, which one check is against.
+    "llm-int8": {"threshold": 0},
     "lofi": {},
+    "nf4": {},
     "pool": {},
     "prumerge": {"plus": True, "keep_ratio": 0.25},
     "random-drop": {},
+    "smoothquant": {},
     "sparsevlm": {},
     "tome": {},
     "uniform": {},
 }
 FAST = "qwen2.5-vl"
+#: The last bits decide to which side an activation is rounded, and random weights are not sure of
+#: any answer.
+KNOWN = {"smoothquant": {"check_batch_equals_single": "activations are rounded"}}
 
 
 def is_slow(plugin: str, accelerator: str) -> bool:
@@ -140,57 +151,8 @@ def test_accelerators_keep_to_the_contracts(
     registry: Registry,
 ) -> None:
     made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
-    results = run_checks("accelerator", accelerator, config, registry, model=made)
-    assert [r for r in results if not r.status.good] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("accelerator", "config"),
-    [
-        ("awq", {"group_size": 32}),
-        ("fp8", {}),
-        ("gptq", {"group_size": 16}),
-        ("kv-cache", {"group_size": 8, "bits": 2}),
-        ("smoothquant", {}),
-    ],
-    ids=["awq", "fp8", "gptq", "kv-cache", "smoothquant"],
-)
-@pytest.mark.parametrize("plugin", PLUGINS)
-def test_more_quantizers_keep_to_the_contracts(
-    plugin: str,
-    accelerator: str,
-    config: dict[str, Any],
-    checkpoint: Callable[[str], Path],
-    registry: Registry,
-) -> None:
-    made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
-    known = {}
-    if accelerator == "smoothquant":
-        # The last bits decide to which side an activation is rounded, and random weights are
-        # not sure of any answer.
-        known["check_batch_equals_single"] = "activations are rounded"
+    known = KNOWN.get(accelerator, {})
     results = run_checks("accelerator", accelerator, config, registry, known, model=made)
-    assert [r for r in results if not r.status.good] == []
-
-
-@pytest.mark.parametrize(
-    ("accelerator", "config"),
-    # With a threshold, outliers are looked for in the whole batch, which one check is against.
-    [("llm-int8", {"threshold": 0}), ("nf4", {})],
-    ids=["llm-int8", "nf4"],
-)
-@pytest.mark.slow
-@pytest.mark.parametrize("plugin", PLUGINS)
-def test_quantizers_while_loading_keep_to_the_contracts(
-    plugin: str,
-    accelerator: str,
-    config: dict[str, Any],
-    checkpoint: Callable[[str], Path],
-    registry: Registry,
-) -> None:
-    made = model(registry, plugin, checkpoint(PLUGINS[plugin]))
-    results = run_checks("accelerator", accelerator, config, registry, model=made)
     assert [r for r in results if not r.status.good] == []
 
 

@@ -40,7 +40,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
     Examples:
       stabfw plan spec.yaml
       stabfw plan spec.yaml --explain --set generation.max_new_tokens=32
-      stabfw plan examples/study/llava-1.5.yaml --gpu h100
+      stabfw plan examples/study/grid.yaml --gpu h100
     """
     from rich.markup import escape
 
