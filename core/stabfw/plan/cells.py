@@ -347,9 +347,12 @@ class _Planner:
     def _replicates(self, model: _Model, stack: _Stack) -> Iterable[_Stack]:
         """The stack with what is fitted to other choices of the calibration data."""
         wanted = self.spec.calibration
-        fitted = any(c.needs_fit and self._at_hand(model, k, c) is None for k, c in stack.members)
-        for draw in range(1, wanted.replicates if wanted and fitted else 1):
-            assert wanted is not None
+        if wanted is None or wanted.replicates == 1:
+            return
+        # What is at hand depends on no data.
+        if all(not c.needs_fit or self._at_hand(model, k, c) for k, c in stack.members):
+            return
+        for draw in range(1, wanted.replicates):
             name = f"{stack.name} (calibration seed {wanted.seed + draw})"
             yield replace(stack, name=name, draw=draw)
 
