@@ -45,7 +45,7 @@ def require_most_attended(
     with Patch() as patch, torch.inference_mode():
         reduce_visual_tokens(model, {before: spy}, patch)
         model.module(**encoded.inputs)
-    model.reduced_tokens = ()
+    model.token_depths = ()
     model.module.set_attn_implementation("eager")
     try:
         with torch.inference_mode():

@@ -309,7 +309,7 @@ class TestSelection:
             plan = {layer: spying(layer, r) for layer, r in method.stages(6).items()}
             reduce_visual_tokens(tiny, plan, patch)
             tiny.module(**tiny.encode(prompts[:2]).inputs)
-        tiny.reduced_tokens = ()
+        tiny.token_depths = ()
         assert [(layer, len(kept)) for layer, kept, _ in seen] == [
             (layer, count) for layer, count in ((1, 29), (2, 16), (3, 3)) for _ in range(2)
         ]

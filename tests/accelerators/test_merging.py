@@ -176,7 +176,7 @@ class TestSparseVlm:
         with Patch() as patch, torch.inference_mode():
             reduce_visual_tokens(tiny, {3: spy}, patch)
             tiny.module(**inputs)
-        tiny.reduced_tokens = ()
+        tiny.token_depths = ()
         tiny.module.set_attn_implementation("eager")
         try:
             with torch.inference_mode():
@@ -316,7 +316,7 @@ class TestPool:
                 method.attach(tiny, None, patch)
                 patch.pre_hook(tiny.anatomy.layers[0], lambda _, a, k: entered.append(a[0]))
                 tiny.module(**inputs)
-        tiny.reduced_tokens = ()
+        tiny.token_depths = ()
         grid = torch.stack(list(features)).view(2, 8, 8, -1).permute(0, 3, 1, 2)
         expected = torch.nn.functional.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
         visual = inputs["input_ids"] == tiny.anatomy.image_token_id

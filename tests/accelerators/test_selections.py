@@ -152,7 +152,7 @@ class TestVtw:
             return told
 
         found = attached(Vtw(VtwConfig(layer=2)), tiny, logits)
-        tiny.reduced_tokens = ()
+        tiny.token_depths = ()
         with Patch() as patch:
             for layer in tiny.anatomy.layers[2:]:
                 patch.pre_hook(layer, lambda _, a, k: (a, k | {"attention_mask": mask}))
@@ -275,7 +275,7 @@ class TestDart:
             with Patch() as patch:
                 reduce_visual_tokens(tiny, {2: spy}, patch)
                 tiny.module(**inputs)
-        tiny.reduced_tokens = ()
+        tiny.token_depths = ()
         for row, keep in enumerate(found):
             visual = (inputs["input_ids"][row] == tiny.anatomy.image_token_id).nonzero()[:, 0]
             begin = int(visual[-1]) + 1

@@ -20,6 +20,7 @@ from stabfw.components.reduction import (
     Tally,
     budget,
     reduce_visual_tokens,
+    seen_by_layer,
     why_not,
 )
 from stabfw.errors import UnsupportedError
@@ -338,11 +339,17 @@ class TestOptions:
         assert tokens[1] == single[0]
         assert tally.after == 0
 
-    def test_counts_are_recorded_per_layer_and_row(self) -> None:
-        model = model_of("llava", "sdpa")
-        reduced(model, {1: uneven, 3: uneven}, lambda: model.forward(model.batch_of([0, 1])))
-        assert model.reduced_tokens == ((16, 5, 5, 2), (16, 13, 13, 10))
-        model.reduced_tokens = ()
+    def test_which_tokens_each_layer_saw_is_recorded(self) -> None:
+        model, kept = model_of("llava", "sdpa"), {}
+        plan = dict.fromkeys((1, 3), recording(uneven, kept))
+        reduced(model, plan, lambda: model.forward(model.batch_of([0, 1])))
+        depths, model.token_depths = model.token_depths, ()
+        counts = [seen_by_layer(row, 4) for row in depths]
+        assert counts == [(16, 5, 5, 2), (16, 13, 13, 10)]
+        for row, found in enumerate(depths):
+            first, then = (kept[layer][f"row {row}"] for layer in (1, 3))
+            assert [n for n in range(16) if found[n] > 1] == first
+            assert [n for n in range(16) if found[n] > 3] == [first[place] for place in then]
 
     def test_random_numbers_depend_on_instance_and_salt_only(self) -> None:
         model = model_of("llava", "sdpa")

@@ -33,6 +33,7 @@ def outcome(instance_id: str, text: str = "red") -> Outcome:
             top=(TopToken(5, "red", -0.25), TopToken(6, "blue", -2.0)),
             finish=FinishReason.STOP,
             visual_tokens=(64, 32),
+            token_depths=bytes([1, 2] * 32),
             options={"yes": -0.25, "no": -1.5},
             options_logprob=-0.125,
             prefill_ms=1.5,

@@ -143,7 +143,7 @@ class TestGenerate:
         with pytest.raises(ValueError, match="must be greater than 0"):
             tiny.generate(encoded, GenerationOptions(max_new_tokens=-1))
         assert tiny.batch is None
-        assert tiny.reduced_tokens == ()
+        assert tiny.token_depths == ()
 
 
 class TestLoading:

@@ -95,7 +95,7 @@ def test_one_pass_over_prompt_and_answer_would_select_other_tokens(asked: list[P
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with torch.inference_mode():
                 logits = model.module(**inputs).logits[0, -len(scored.token_ids) - 1 : -1].float()
-            model.reduced_tokens = ()
+            model.token_depths = ()
             once = logits.log_softmax(-1).gather(1, torch.tensor([scored.token_ids]).T)[:, 0]
             far = max(far, (once - torch.tensor(scored.logprobs)).abs().max().item())
     assert far > 1e-3

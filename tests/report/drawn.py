@@ -121,6 +121,7 @@ def given(side: Side, i: int) -> AnswerGiven:
         margin=side.margin[i],
         token_ids=tuple(side.text[i].encode()),
         visual_tokens=(64, 64, 32, 32),
+        token_depths=(2, 4) * 32,
         options={"a": -0.1, "b": -2.4},
         options_logprob=-0.01,
         prefill_ms=2.5,

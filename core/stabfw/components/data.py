@@ -302,6 +302,8 @@ class Prediction:
         top: The most likely first tokens, best first.
         finish: Why generation ended.
         visual_tokens: Number of visual tokens that each decoder layer saw in prefill.
+        token_depths: Which ones: for each visual token of the prompt, in its order, the number of
+            decoder layers that saw it. Empty where none was dropped, or nothing is known.
         options: Natural log-probability of each option by id, normalised over the options; empty
             where there are none or the model does not tell.
         options_logprob: Natural log-probability of all options together, before that: how much
@@ -318,6 +320,7 @@ class Prediction:
     top: tuple[TopToken, ...] = ()
     finish: FinishReason = FinishReason.STOP
     visual_tokens: tuple[int, ...] = ()
+    token_depths: bytes = b""
     options: Mapping[str, float] = field(default_factory=dict)
     options_logprob: float | None = None
     prefill_ms: float | None = None

@@ -122,15 +122,15 @@ class LoadedModel(ABC):
         request: The request that it was loaded with.
         module: The torch module, for accelerators; None for a remote model.
         batch: The batch being generated, while `generate` runs.
-        reduced_tokens: Visual tokens per decoder layer for each row, set by a token reduction
-            while `generate` runs. Empty when nothing is reduced.
+        token_depths: For each row how deep its visual tokens went, as in `Prediction`; set by a
+            token reduction while `generate` runs. Empty when nothing is reduced.
     """
 
     info: ModelInfo
     request: LoadRequest
     module: torch.nn.Module | None = None
     batch: Encoded | None = None
-    reduced_tokens: tuple[tuple[int, ...], ...] = ()
+    token_depths: tuple[bytes, ...] = ()
 
     @property
     def anatomy(self) -> Anatomy | None:

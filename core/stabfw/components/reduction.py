@@ -253,6 +253,20 @@ def budget(visual_tokens: int, keep_ratio: float) -> int:
     return max(1, round(visual_tokens * keep_ratio))
 
 
+def seen_by_layer(depths: bytes, layers: int) -> tuple[int, ...]:
+    """How many visual tokens each decoder layer saw.
+
+    Args:
+        depths: For each token the number of layers that saw it.
+        layers: Layers of the decoder.
+
+    Example:
+        >>> seen_by_layer(bytes([1, 3, 3]), 3)
+        (3, 2, 2)
+    """
+    return tuple(sum(depth > layer for depth in depths) for layer in range(layers))
+
+
 def keep_highest(scores: torch.Tensor, count: int) -> Reduction:
     """Keep the tokens with the highest scores, in their order.
 
@@ -309,7 +323,7 @@ def reduce_visual_tokens(
     left and masked. A row without visual tokens is left alone. Where nothing is dropped, nothing
     is touched, so the result is then bit-identical.
 
-    While a batch is generated, `model.reduced_tokens` tells the visual tokens of each layer.
+    While a batch is generated, `model.token_depths` tells how deep each visual token went.
 
     Args:
         model: The model; it must have an anatomy.

@@ -60,7 +60,7 @@ class Session:
         self._prefill = False
         self._tokens: Tokens | None = None
         self._cuts: list[Cut] = []
-        self._counts: list[list[int]] = []
+        self._depths = torch.empty(0)
         self._inputs: dict[int, LayerInput] = {}
         self._given: Mapping[str, Any] = {}
         self._call: BlockCall | None = None
@@ -74,7 +74,7 @@ class Session:
 
     def before_model(self, module: Any, args: Any, kwargs: Any) -> None:
         """Tell prefill from decoding, and note at prefill where the visual tokens are."""
-        cache = _cache(kwargs)
+        cache = cache_of(kwargs)
         self._prefill = cache is None or cache.get_seq_length() == 0
         if not self._prefill:
             return
@@ -94,11 +94,11 @@ class Session:
         # `generate` keeps what only the vision tower needs to itself.
         self._given = {**(batch.inputs if batch is not None else {}), **kwargs}
         self._cuts, self._inputs = [], {}
-        counts = visual.sum(1).tolist()
-        self._counts = [[count] * len(self._anatomy.layers) for count in counts]
-        self.tally.rows += sum(count > 0 for count in counts)
-        self.tally.before += sum(counts)
-        self.tally.after += sum(counts)
+        self._depths = torch.full_like(ids, len(self._anatomy.layers), dtype=torch.uint8)
+        count = int(visual.sum())
+        self.tally.rows += int(visual.any(1).sum())
+        self.tally.before += count
+        self.tally.after += count
 
     def before_decoder(self, module: Any, args: Any, kwargs: Any) -> None:
         """Note at prefill what enters the first layer."""
@@ -148,7 +148,7 @@ class Session:
             return {}
         if hidden.shape[1] != 1:
             raise UnsupportedError("token reduction decodes one token at a time")
-        length = _cache(given).get_seq_length(number) + 1
+        length = cache_of(given).get_seq_length(number) + 1
         if length not in cut.steps:
             valid = cut.tokens.valid
             new = torch.ones(len(valid), length - valid.shape[1], dtype=torch.bool)
@@ -183,17 +183,19 @@ class Session:
                 if reduction.states is not None:
                     result = hidden.clone() if result is hidden else result
                     result[row, kept.to(hidden.device)] = reduction.states.to(hidden)
-                self._count(row, number, len(kept))
+                dropped = tokens.columns[row, tokens.visual[row] & ~alive]
+                self._depths[row, dropped] = number
+                self.tally.after -= len(dropped)
             places.append(alive.nonzero()[:, 0])
-        self._model.reduced_tokens = tuple(map(tuple, self._counts))
+        self._model.token_depths = tuple(self._depths_of(row) for row in range(len(places)))
         if sum(map(len, places)) == int(tokens.valid.sum()):
             return result
         return self._cut(number, tokens, places, result, given)
 
-    def _count(self, row: int, number: int, kept: int) -> None:
-        layers = self._counts[row]
-        self.tally.after -= layers[number] - kept
-        layers[number:] = [kept] * (len(layers) - number)
+    def _depths_of(self, row: int) -> bytes:
+        assert self._sight is not None
+        depths = bytes(self._depths[row, self._sight.visual[row]].tolist())
+        return depths if any(depth < len(self._anatomy.layers) for depth in depths) else b""
 
     def _cut(
         self,
@@ -250,7 +252,8 @@ class Session:
         return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, lowest)
 
 
-def _cache(arguments: Mapping[str, Any]) -> Any:
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a model or a layer, or None."""
     # transformers renamed the argument in 5.24.
     return arguments.get("cache", arguments.get("past_key_values"))
 

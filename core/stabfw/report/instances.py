@@ -26,6 +26,8 @@ class AnswerGiven:
         margin: Log-probability lead of the first token over the next, or None.
         token_ids: The generated tokens; empty where they are not known.
         visual_tokens: Visual tokens that each decoder layer saw; empty where not known.
+        token_depths: For each visual token the number of layers that saw it; empty where none
+            was dropped.
         options: Log-probability of each option by id, among the options; empty where not known.
         options_logprob: Log-probability of all options together, or None.
         prefill_ms: Wall time until the first token, or None.
@@ -39,6 +41,7 @@ class AnswerGiven:
     margin: float | None = None
     token_ids: tuple[int, ...] = ()
     visual_tokens: tuple[int, ...] = ()
+    token_depths: tuple[int, ...] = ()
     options: Mapping[str, float] = field(default_factory=dict)
     options_logprob: float | None = None
     prefill_ms: float | None = None
@@ -158,12 +161,13 @@ _SIDE = {
     "margin": "float64",
     "token_ids": "int32",
     "visual_tokens": "int32",
+    "token_depths": "uint8",
     "options": "float64",
     "options_logprob": "float64",
     "prefill_ms": "float64",
     "decode_ms": "float64",
 }
-_LISTS = ("token_ids", "visual_tokens")
+_LISTS = ("token_ids", "visual_tokens", "token_depths")
 
 
 def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:

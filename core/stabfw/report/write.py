@@ -126,6 +126,7 @@ def _given(outcomes: CellOutcomes, instance_id: str) -> AnswerGiven:
         margin=prediction.margin,
         token_ids=prediction.token_ids,
         visual_tokens=prediction.visual_tokens,
+        token_depths=tuple(prediction.token_depths),
         options=prediction.options,
         options_logprob=prediction.options_logprob,
         prefill_ms=prediction.prefill_ms,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -27,7 +28,7 @@ from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -259,7 +260,7 @@ class Store:
             if added.rowcount == 0:
                 return
             self._db.executemany(
-                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_prediction_row(key, number, outcome) for outcome in outcomes],
             )
             self._put_scores(key, scorer, outcomes)
@@ -288,9 +289,8 @@ class Store:
     def predictions(self, key: str) -> dict[str, tuple[str, Prediction]]:
         """Return input hash and prediction of every instance of a cell, by instance id."""
         rows = self._execute(
-            "SELECT instance, input_hash, text, finish, error, prefill_ms, decode_ms, "
-            "detail "
-            "FROM predictions WHERE key=?",
+            "SELECT instance, input_hash, text, finish, error, prefill_ms, decode_ms, depths, "
+            "detail FROM predictions WHERE key=?",
             key,
         )
         return {row[0]: (row[1], _prediction(row)) for row in rows}
@@ -415,12 +415,13 @@ def _prediction_row(key: str, number: int, outcome: Outcome) -> tuple[object, ..
         prediction.margin,
         prediction.prefill_ms,
         prediction.decode_ms,
+        zlib.compress(prediction.token_depths) if prediction.token_depths else b"",
         json.dumps(detail, separators=(",", ":")),
     )
 
 
 def _prediction(row: tuple[Any, ...]) -> Prediction:
-    _, _, text, finish, error, prefill_ms, decode_ms, detail = row
+    _, _, text, finish, error, prefill_ms, decode_ms, depths, detail = row
     more = json.loads(detail)
     return Prediction(
         text=text,
@@ -429,6 +430,7 @@ def _prediction(row: tuple[Any, ...]) -> Prediction:
         top=tuple(TopToken(**token) for token in more["top"]),
         finish=FinishReason(finish),
         visual_tokens=tuple(more["visual_tokens"]),
+        token_depths=zlib.decompress(depths) if depths else b"",
         options=more["options"],
         options_logprob=more["options_logprob"],
         prefill_ms=prefill_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from stabfw.components import (
@@ -17,12 +17,16 @@ from stabfw.components import (
     Slot,
 )
 from stabfw.components.patch import Patch
+from stabfw.components.reduction import seen_by_layer
 from stabfw.errors import PluginError
 from stabfw.registry.contract import listed
 from stabfw.testing.bench import (
+    OPTIONS,
     Trial,
+    bits,
     difference,
     loading,
+    require_same,
     require_same_in_batches,
     state,
     trial,
@@ -38,6 +42,8 @@ _GENERATION = GenerationOptions(extra={"a": {"b": 1}})
 # activations or caches are quantized on the way.
 _TOLERANCE = 1e-3
 _TOLERANCE_QUANTIZED = 0.02
+#: What weights are quantized by to try others on them: the first that is at hand.
+_QUANTIZERS = ("int8", "hqq")
 
 
 def check_attach_reversible(subject: Subject) -> None:
@@ -218,6 +224,102 @@ def check_batch_equals_single(subject: Subject) -> None:
     require_same_in_batches(subject, together, alone, tolerance)
 
 
+def check_keeps_what_it_says(subject: Subject) -> None:
+    """Each decoder layer sees as many visual tokens as the predictions tell, counted on the way."""
+    _require_drops(subject)
+    with trial(subject) as tried, Patch() as patch:
+        anatomy = tried.model.anatomy
+        if anatomy is None:
+            raise NotApplicableError("the model that it is tried on states no anatomy")
+        tried.attach(patch)
+        lengths: dict[int, int] = {}
+
+        def measure(number: int) -> Any:
+            def hook(module: Any, args: Any, kwargs: Any) -> None:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                # Prefill comes first; a step of decoding adds one token to each layer.
+                lengths.setdefault(number, hidden.shape[1])
+
+            return hook
+
+        for number, layer in enumerate(anatomy.layers):
+            patch.pre_hook(layer, measure(number))
+        for number, prompt in enumerate(prompts()):
+            lengths.clear()
+            (answer,) = tried.answers([prompt])
+            ids = tried.model.encode([prompt]).inputs["input_ids"]
+            text = int((ids != anatomy.image_token_id).sum())
+            seen = tuple(lengths[layer] - text for layer in sorted(lengths))
+            require(
+                answer.visual_tokens == seen,
+                f"{subject}: the prediction for prompt {number} tells {answer.visual_tokens} "
+                f"visual tokens by layer, but the layers saw {seen}",
+            )
+            depths = answer.token_depths
+            require(
+                not depths or seen_by_layer(depths, len(seen)) == seen,
+                f"{subject}: the depths of the visual tokens of prompt {number} do not add up to "
+                f"{seen}: {list(depths)}",
+            )
+
+
+def check_equals_masked(subject: Subject) -> None:
+    """Dropping is as good as hiding: a model that computes every token answers the same."""
+    _require_drops(subject)
+    from stabfw.testing.reductions import Hidden, attach_recording
+
+    with trial(subject) as tried:
+        with Patch() as patch:
+            recorder = attach_recording(tried, patch)
+            dropped = tried.answers()
+        with Patch() as patch:
+            Hidden(tried.model, recorder, recorder.prefills[0], patch)
+            hidden = tried.answers()
+    words = ("with dropped tokens", "with the same ones hidden")
+    require_same(subject, dropped, hidden, _TOLERANCE, words)
+
+
+def check_cached_equals_uncached(subject: Subject) -> None:
+    """Decoding with the cache gives what is computed anew at every step, if the choice stays."""
+    _require_drops(subject)
+    from stabfw.testing.reductions import attach_recording, decided
+
+    with trial(subject) as tried, Patch() as patch:
+        recorder = attach_recording(tried, patch)
+        cached = tried.answers()
+        recorder.prefills.clear()
+        uncached = tried.answers(options=replace(OPTIONS, extra={"use_cache": False}))
+        first, *later = recorder.prefills
+    if any(decided(step) != decided(first) for step in later):
+        raise NotApplicableError("computed anew, it goes by each token of the answer")
+    require_same(subject, cached, uncached, _TOLERANCE, ("with the cache", "without it"))
+
+
+def check_composes_with_quantization(subject: Subject) -> None:
+    """On quantized weights it engages, changes something, and comes off again."""
+    _require_drops(subject)
+    quantizer = _quantizer(subject)
+    bench, plan = subject.bench, loading(subject)
+    accelerator = plan.accelerator
+    artefact = bench.artefact(accelerator, plan.request, False) if accelerator.needs_fit else None
+    with bench.opened(quantizer.on_load(plan.request), quantizer, fresh=True) as model:
+        tried = Trial(accelerator, model, artefact)
+        before, answered = state(model), tried.answers()
+        with Patch() as patch:
+            tried.attach(patch)
+            reduced = tried.answers()
+            engaged = accelerator.report(model)["engaged"]
+        _require_restored(subject, tried, before, answered, "on quantized weights")
+        require(
+            engaged is not False,
+            f"{subject} reports that it did nothing on quantized weights",
+        )
+        require(
+            engaged is not True or [bits(p) for p in reduced] != [bits(p) for p in answered],
+            f"{subject} reports that it engaged on quantized weights, but changes nothing",
+        )
+
+
 def check_control_is_valid(subject: Subject) -> None:
     """`control` names an installed accelerator that spends the same budget on the same slots."""
     accelerator: Accelerator[Any] = subject.make()
@@ -281,6 +383,22 @@ def _accelerated(subject: Subject, fresh: bool = False, **changes: Any) -> Any:
         return answered, tried.accelerator.report(tried.model)
 
 
+def _require_drops(subject: Subject) -> None:
+    if Slot.VISUAL_TOKENS not in subject.component_cls.occupies:  # type: ignore[attr-defined]
+        raise NotApplicableError("it drops no visual tokens")
+
+
+def _quantizer(subject: Subject) -> Accelerator[Any]:
+    """A quantizer that is installed and can quantize the bench's model."""
+    for name in _QUANTIZERS:
+        with suppress(PluginError):
+            cls: Any = subject.registry.load(Kind.ACCELERATOR, name)
+            quantizer: Accelerator[Any] = cls(cls.config_cls())
+            if quantizer.supports(subject.bench.info(), subject.bench.request()) is None:
+                return quantizer
+    raise NotApplicableError(f"none of {listed(_QUANTIZERS)} is at hand to quantize the model")
+
+
 def _require_attaches(subject: Subject) -> None:
     cls: Any = subject.component_cls
     if cls.attach is Accelerator.attach:
@@ -320,6 +438,10 @@ CHECKS = (
     check_keep_all_identity,
     check_deterministic,
     check_batch_equals_single,
+    check_keeps_what_it_says,
+    check_equals_masked,
+    check_cached_equals_uncached,
+    check_composes_with_quantization,
     check_control_is_valid,
     check_reports_json,
 )

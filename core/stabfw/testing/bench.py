@@ -176,9 +176,11 @@ class Trial:
         """Attach the accelerator until the patch ends."""
         self.accelerator.attach(self.model, self.artefact, patch)
 
-    def answers(self, asked: Sequence[Prompt] = ()) -> list[Prediction]:
+    def answers(
+        self, asked: Sequence[Prompt] = (), options: GenerationOptions = OPTIONS
+    ) -> list[Prediction]:
         """What the model answers now, to the samples by default."""
-        return answers(self.model, asked, self.accelerator.on_generate(OPTIONS))
+        return answers(self.model, asked, self.accelerator.on_generate(options))
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,8 @@ def bits(prediction: Prediction) -> tuple[Any, ...]:
     """All of a prediction that must be equal where nothing changed; its times are not."""
     p = prediction
     options = dict(p.options), p.options_logprob
-    return p.text, p.token_ids, p.logprobs, p.top, p.finish, p.visual_tokens, *options
+    tokens = p.visual_tokens, p.token_depths
+    return p.text, p.token_ids, p.logprobs, p.top, p.finish, *tokens, *options
 
 
 def difference(
@@ -281,6 +284,33 @@ def state(model: LoadedModel) -> tuple[dict[str, str], str]:
     return ({}, "") if module is None else (fingerprint(module), weights_digest(module))
 
 
+def require_same(
+    who: object,
+    one: Sequence[Prediction],
+    other: Sequence[Prediction],
+    tolerance: float,
+    words: tuple[str, str],
+    remedy: str = "",
+) -> None:
+    """Require the same answers, up to rounding.
+
+    Args:
+        who: Is to blame.
+        one: Some predictions.
+        other: Others to the same prompts.
+        tolerance: How far log-probabilities may be apart.
+        words: What to call the two.
+        remedy: What may help.
+    """
+    for number, (a, b) in enumerate(zip(one, other, strict=True)):
+        far = [abs(x - y) for x, y in zip(a.logprobs, b.logprobs, strict=False)]
+        require(
+            a.token_ids == b.token_ids and max(far, default=0.0) <= tolerance,
+            f"{who}: prompt {number} is answered {a.text!r} ({_short(a.logprobs)}) {words[0]}, "
+            f"but {b.text!r} ({_short(b.logprobs)}) {words[1]}, in float32{remedy}",
+        )
+
+
 def require_same_in_batches(
     who: object, together: Sequence[Prediction], alone: Sequence[Prediction], tolerance: float
 ) -> None:
@@ -292,14 +322,9 @@ def require_same_in_batches(
         alone: Those of each prompt alone.
         tolerance: How far log-probabilities may be apart.
     """
-    for number, (a, b) in enumerate(zip(together, alone, strict=True)):
-        far = [abs(x - y) for x, y in zip(a.logprobs, b.logprobs, strict=False)]
-        require(
-            a.token_ids == b.token_ids and max(far, default=0.0) <= tolerance,
-            f"{who}: prompt {number} is answered {a.text!r} ({_short(a.logprobs)}) in a batch of "
-            f"{len(together)}, but {b.text!r} ({_short(b.logprobs)}) alone, in float32. Padding "
-            "may be seen: use the attention mask, and pad on the left",
-        )
+    words = (f"in a batch of {len(together)}", "alone")
+    remedy = ". Padding may be seen: use the attention mask, and pad on the left"
+    require_same(who, together, alone, tolerance, words, remedy)
 
 
 def _short(logprobs: Sequence[float]) -> str:

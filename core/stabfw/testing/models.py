@@ -13,7 +13,7 @@ from typing import Any
 
 from stabfw.components import FinishReason, GenerationOptions, LoadedModel, LoadRequest, Model
 from stabfw.components.patch import Patch
-from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
+from stabfw.components.reduction import Context, Positions, Reduction, reduce_visual_tokens
 from stabfw.errors import UnsupportedError
 from stabfw.registry.contract import listed
 from stabfw.testing.bench import OPTIONS, answers, difference, require_same_in_batches
@@ -25,6 +25,8 @@ from stabfw.testing.subject import Subject
 _TOLERANCE = 1e-3
 # The same computation on the same shapes.
 _SCORE_TOLERANCE = 1e-5
+#: Share of the visual tokens that is left to try dropping the others.
+_KEPT = 0.4
 
 
 def check_describe_is_light(subject: Subject) -> None:
@@ -244,6 +246,39 @@ def check_anatomy_is_right(subject: Subject) -> None:
     require(not found, f"{subject}: {found}")
 
 
+def check_dropping_equals_a_shorter_prompt(subject: Subject) -> None:
+    """Without some visual tokens before the first layer, it is as if it had never had them."""
+    import torch
+
+    from stabfw.testing.reductions import near, shorter_prompt
+
+    kept: dict[str, torch.Tensor] = {}
+
+    def some(context: Context) -> Reduction:
+        chosen = torch.from_numpy(context.rng().random(context.visual_tokens) < _KEPT)
+        kept[context.instance_id] = chosen.nonzero()[:, 0]
+        return Reduction(kept[context.instance_id])
+
+    with _opened(subject) as model:
+        anatomy = model.anatomy
+        if anatomy is None or model.info.no_reduction:
+            raise NotApplicableError("its visual tokens cannot be dropped")
+        policies: tuple[Positions, ...] = ("keep", "renumber")
+        for positions in policies[: 1 if model.info.multimodal_positions else 2]:
+            with Patch() as patch:
+                reduce_visual_tokens(model, {0: some}, patch, positions)
+                answered = answers(model)
+            for number, (prompt, answer) in enumerate(zip(prompts(), answered, strict=True)):
+                keep = kept[prompt.instance_id]
+                found = shorter_prompt(model, anatomy, prompt, keep, positions)
+                require(
+                    near(found, answer, _TOLERANCE),
+                    f"{subject}: with positions={positions!r}, the first token of prompt {number} "
+                    "has other probabilities than without the dropped tokens in the prompt: its "
+                    "anatomy may name the wrong layers or rotary embedding",
+                )
+
+
 def _require_told(subject: Subject, context: Context, told: bool) -> None:
     count = context.visual_tokens
     require(
@@ -324,5 +359,6 @@ CHECKS = (
     check_score_equals_generate,
     check_scores_batch_equals_single,
     check_anatomy_is_right,
+    check_dropping_equals_a_shorter_prompt,
     check_frees_on_exit,
 )

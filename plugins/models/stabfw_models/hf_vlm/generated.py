@@ -22,6 +22,7 @@ class Generated:
         top: The most likely first tokens of each row.
         options: For each row, the distribution over its options and their probability together.
         visual_tokens: Visual tokens per layer of each row.
+        token_depths: How deep each of them went, of each row; empty where none was dropped.
         prefill_ms: Time until the first token was chosen, of one row.
         decode_ms: Time of the other tokens, of one row.
     """
@@ -32,6 +33,7 @@ class Generated:
     top: list[tuple[TopToken, ...]]
     options: list[tuple[Mapping[str, float], float | None]]
     visual_tokens: Sequence[tuple[int, ...]]
+    token_depths: Sequence[bytes]
     prefill_ms: float
     decode_ms: float
 

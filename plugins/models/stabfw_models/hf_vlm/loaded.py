@@ -30,6 +30,7 @@ from stabfw.components import (
 from stabfw.components.anatomy import Anatomy
 from stabfw.components.likelihood import among, either
 from stabfw.components.model import OptionTokens, Tokens
+from stabfw.components.reduction import seen_by_layer
 from stabfw.errors import DataError, RunError
 from transformers.utils import logging as transformers_logging
 
@@ -188,7 +189,7 @@ class LoadedVlm(LoadedModel):
 
             given = {"prefix_allowed_tokens_fn": next_token}
         clock = Clock(self._device)
-        self.batch, self.reduced_tokens = encoded, ()
+        self.batch, self.token_depths = encoded, ()
         try:
             with torch.inference_mode():
                 output = self.module.generate(
@@ -197,9 +198,9 @@ class LoadedVlm(LoadedModel):
                     generation_config=config,
                     stopping_criteria=[clock],
                 )
-                visual_tokens = self.reduced_tokens or self._visual_tokens(encoded)
+                depths = self.token_depths or (b"",) * len(encoded.instance_ids)
         finally:
-            self.batch, self.reduced_tokens = None, ()
+            self.batch, self.token_depths = None, ()
         prefill, decode = clock.stop()
         first = output.logits[0].float().log_softmax(-1)
         return Generated(
@@ -208,7 +209,8 @@ class LoadedVlm(LoadedModel):
             first=first,
             top=self._top(first, options.top_tokens),
             options=self._over_options(first, encoded.options),
-            visual_tokens=visual_tokens,
+            visual_tokens=self._visual_tokens(encoded, depths),
+            token_depths=depths,
             prefill_ms=1000 * prefill / len(first),
             decode_ms=1000 * decode / len(first),
         )
@@ -229,6 +231,7 @@ class LoadedVlm(LoadedModel):
             top=run.top[row],
             finish=FinishReason.STOP if tokens[-1] in self.end_tokens else FinishReason.LENGTH,
             visual_tokens=run.visual_tokens[row],
+            token_depths=run.token_depths[row],
             options=options,
             options_logprob=mass,
             prefill_ms=run.prefill_ms,
@@ -322,12 +325,17 @@ class LoadedVlm(LoadedModel):
         }
         return transformers.GenerationConfig(**{**settings, **options.extra})
 
-    def _visual_tokens(self, encoded: Encoded) -> tuple[tuple[int, ...], ...]:
+    def _visual_tokens(
+        self, encoded: Encoded, depths: Sequence[bytes]
+    ) -> tuple[tuple[int, ...], ...]:
         if self._anatomy is None:
             return ((),) * len(encoded.instance_ids)
-        placeholders = encoded.inputs["input_ids"] == self._anatomy.image_token_id
+        counts = (encoded.inputs["input_ids"] == self._anatomy.image_token_id).sum(1).tolist()
         layers = len(self._anatomy.layers)
-        return tuple((count,) * layers for count in placeholders.sum(1).tolist())
+        return tuple(
+            seen_by_layer(dropped, layers) if dropped else (count,) * layers
+            for count, dropped in zip(counts, depths, strict=True)
+        )
 
     def _top(self, first: torch.Tensor, count: int) -> list[tuple[TopToken, ...]]:
         best = first.topk(min(count, first.shape[-1]))
