@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import sys
@@ -40,11 +41,14 @@ from stabfw.components import (
     extract_choice,
 )
 from stabfw.components.anatomy import BlockCall, Vision
+from stabfw.components.reduction import Context, Reduction
+from stabfw.components.reduction_session import cache_of
 from stabfw.errors import DataError
 from toys import (
     OFFERS,
     Cards,
     Dim,
+    Halve,
     LoadedToy,
     Lossless,
     Scale,
@@ -395,6 +399,70 @@ class Neighbourly(Scale):
 
     def scaled(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         return output * self.config.keep_ratio + output.mean(0, keepdim=True)
+
+
+@fails("check_keeps_what_it_says")
+class Modest(Halve):
+    """Tells of fewer tokens than it keeps."""
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+
+        def fewer(generate: Any, *args: Any) -> list[Prediction]:
+            return [replace(p, visual_tokens=(1,) * len(p.visual_tokens)) for p in generate(*args)]
+
+        patch.wrap(model, "generate", fewer)
+
+
+@fails("check_keeps_what_it_says")
+class Vague(Halve):
+    """Tells how many tokens it keeps, but other ones."""
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+
+        def other(generate: Any, *args: Any) -> list[Prediction]:
+            return [replace(p, token_depths=b"\1" * len(p.token_depths)) for p in generate(*args)]
+
+        patch.wrap(model, "generate", other)
+
+
+@fails("check_equals_masked")
+class Louder(Halve):
+    """Makes up for the tokens that it drops by raising the states of those that are left."""
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+        assert model.anatomy is not None
+        patch.hook(model.anatomy.layers[0], lambda module, args, kwargs, output: output * 1.1)
+
+
+@fails("check_cached_equals_uncached")
+class Cachebound(Halve):
+    """Raises states where nothing is cached."""
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        super().attach(model, artefact, patch)
+
+        def raised(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            return output * 1.1 if cache_of(kwargs) is None else None
+
+        assert model.anatomy is not None
+        patch.hook(model.anatomy.layers[0], raised)
+
+
+@fails("check_composes_with_quantization")
+class Unrounded(Halve):
+    """Goes by weights, and gives up where they are no floating-point numbers."""
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        assert model.anatomy is not None
+        self.plain = hasattr(model.anatomy.layers[0].self_attn.q_proj, "weight")
+        super().attach(model, artefact, patch)
+
+    def select(self, context: Context) -> Reduction:
+        kept = super().select(context).keep
+        return Reduction(kept if self.plain else kept.new_tensor(range(context.visual_tokens)))
 
 
 @fails("check_control_is_valid")
@@ -980,6 +1048,19 @@ class Unlocked(Sighted):
     def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
         with super().open(request) as model:
             model._anatomy = replace(model.anatomy, vision=EndlessKeys(model.anatomy.vision))
+            yield model
+
+
+@fails("check_dropping_equals_a_shorter_prompt")
+class Twisted(Sighted):
+    """Names another rotary embedding than its decoder uses."""
+
+    @contextmanager
+    def open(self, request: LoadRequest) -> Iterator[LoadedModel]:
+        with super().open(request) as model:
+            rotary = copy.deepcopy(model.anatomy.rotary)
+            rotary.inv_freq *= 2
+            model._anatomy = replace(model.anatomy, rotary=rotary)
             yield model
 
 

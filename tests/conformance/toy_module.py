@@ -1,4 +1,4 @@
-"""The torch module of the toy model, apart because it imports torch."""
+"""The torch modules of the toys, apart because they import torch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ class Toy(torch.nn.Module):
         words = (self.embed(ids) * weights).sum(1) / weights.sum(1)
         states = torch.cat([words * 3 + self.embed(ids[:, -1]), pixels], -1)
         return self.head(torch.tanh(self.mix(states)))
+
+
+class Rounded(torch.nn.Module):
+    """A linear layer that holds integers and one scale for each output."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = weight.abs().amax(1, keepdim=True) / 15
+        self.register_buffer("scale", scale)
+        self.register_buffer("codes", (weight / scale).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, inputs: Any) -> Any:
+        return torch.nn.functional.linear(inputs, self.codes * self.scale, self.bias)
 
 
 def make(width: int, vocabulary: int) -> Toy:

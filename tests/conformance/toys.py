@@ -45,6 +45,7 @@ from stabfw.components import (
     extract_text,
     extract_yes_no,
 )
+from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw.registry import Registry, hookimpl
 from stabfw_models.tiny import TinyLlava
 
@@ -230,6 +231,54 @@ class Lossless(Accelerator[LosslessConfig]):
         patch.hook(model.module.mix, lambda module, args, kwargs, output: output * 1.0)
 
 
+class HalveConfig(AcceleratorConfig):
+    """Config of the toy token reduction."""
+
+
+class Halve(Accelerator[HalveConfig]):
+    """Keeps every other visual token before the first layer; tried on a model with an anatomy."""
+
+    config_cls = HalveConfig
+    occupies = frozenset({Slot.VISUAL_TOKENS})
+
+    def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        self.tally = reduce_visual_tokens(model, {0: self.select}, patch)
+
+    def select(self, context: Context) -> Reduction:
+        import torch
+
+        return Reduction(torch.arange(0, context.visual_tokens, 2))
+
+    def report(self, model: LoadedModel) -> Mapping[str, Any]:
+        return self.tally.report()
+
+
+class RoundConfig(AcceleratorConfig):
+    """Config of the toy quantizer."""
+
+
+class Round(Accelerator[RoundConfig]):
+    """Rounds the decoder's attention; offered under the name that the kit looks for."""
+
+    config_cls = RoundConfig
+    occupies = frozenset({Slot.WEIGHTS})
+
+    def supports(self, info: ModelInfo, request: LoadRequest) -> str | None:
+        return None if info.has_anatomy else "it has no anatomy"
+
+    def transform(self, model: LoadedModel, artefact: Artefact | None) -> None:
+        from toy_module import Rounded
+
+        assert model.anatomy is not None
+        for layer in model.anatomy.layers:
+            attention: Any = layer.self_attn
+            for name in ("q_proj", "k_proj", "v_proj"):
+                setattr(attention, name, Rounded(getattr(attention, name)))
+
+    def report(self, model: LoadedModel) -> Mapping[str, Any]:
+        return {"engaged": True}
+
+
 class ShoutConfig(PerturbationConfig):
     """Config of the toy perturbation."""
 
@@ -342,6 +391,8 @@ HEALTHY: dict[tuple[Kind, str], type[Component[Any]]] = {
     (Kind.MODEL, "sighted"): Sighted,
     (Kind.ACCELERATOR, "scale"): Scale,
     (Kind.ACCELERATOR, "lossless"): Lossless,
+    (Kind.ACCELERATOR, "halve"): Halve,
+    (Kind.ACCELERATOR, "int8"): Round,
     (Kind.PERTURBATION, "shout"): Shout,
     (Kind.PERTURBATION, "dim"): Dim,
     (Kind.BENCHMARK, "cards"): Cards,
