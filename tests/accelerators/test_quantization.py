@@ -415,12 +415,17 @@ def test_fp8_rounds_activations_only_where_they_can_be_multiplied(tiny: Any) -> 
 def test_gptq_rounds_to_nearest_where_inputs_are_not_related(bits: int) -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     rounded = gptq.solve(weight, torch.eye(64), bits, 32, 0.01)
-    groups = weight.reshape(16, 2, 32)
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    step = (high - low) / (2**bits - 1)
-    nearest = (low + ((groups - low) / step).round() * step).reshape(16, 64)
-    assert torch.allclose(rounded.restored(), nearest, atol=1e-5)
     assert set(rounded.codes.unique().tolist()) <= set(range(2**bits))
+    step = rounded.scale.repeat_interleave(32, dim=1)
+    zero = rounded.zero.repeat_interleave(32, dim=1)
+    lowest, highest = -zero * step, (2**bits - 1 - zero) * step
+    groups = weight.reshape(16, 2, 32)
+    span = (groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)) / (2**bits - 1)
+    assert torch.allclose(rounded.scale, span)
+    nearest = (weight / step).round() * step
+    assert torch.allclose(rounded.restored(), nearest.clamp(lowest, highest), atol=1e-5)
+    # 0 stays 0: pruned weights remain so.
+    assert torch.equal(rounded.zero, rounded.zero.round())
 
 
 def test_gptq_makes_up_for_what_rounding_loses() -> None:
