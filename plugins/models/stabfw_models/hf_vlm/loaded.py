@@ -521,9 +521,9 @@ def _require_all_weights(loading: Mapping[str, Any], checkpoint: Checkpoint) -> 
             names = sorted(found)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             hint = (
-                ", or its quantization_config has other names than this version of transformers for "
-                "what is left out: correct `modules_to_not_convert` or `ignore`, where a pattern "
-                "such as re:.*lm_head will do"
+                ", or its quantization_config has other names than this version of transformers "
+                "for what is left out: correct `modules_to_not_convert` or `ignore`, where a "
+                "pattern such as re:.*lm_head will do"
                 if checkpoint.quantization()
                 else ""
             )
