@@ -6,6 +6,7 @@ are drawn in the order of the lines, in float32, from one CPU generator with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,6 +101,18 @@ def tome(seed: int, tokens: int) -> Inputs:
     return {"features": Draw(seed).alike(tokens)}
 
 
+def gptq(seed: int, tokens: int, silent: Sequence[int] = ()) -> Inputs:
+    """A weight of rows around other values than 0, and inputs that few causes relate.
+
+    The columns of inputs named by `silent` are 0.
+    """
+    draw = Draw(seed)
+    weight = 0.1 * draw(8, 256) + 0.2 * draw(8, 1)
+    inputs = draw(tokens, 16) @ draw(16, 256) + 0.3 * draw(tokens, 256)
+    inputs[:, list(silent)] = 0
+    return {"weight": weight, "inputs": inputs}
+
+
 def fingerprint(inputs: Inputs) -> float:
     """A figure by which wrong inputs are told from right ones."""
     return round(sum(float(part.double().abs().sum()) for part in inputs.values()), 3)
@@ -112,6 +125,6 @@ def sums(states: torch.Tensor) -> list[float]:
 
 def make(method: str, case: dict[str, Any]) -> Inputs:
     """Make the inputs of one case of a method."""
-    extra = {"sharpness": case["sharpness"]} if "sharpness" in case else {}
+    extra = {name: case[name] for name in ("sharpness", "silent") if name in case}
     inputs: Inputs = globals()[method](case["seed"], case["tokens"], **extra)
     return inputs

@@ -45,7 +45,7 @@ from stabfw_accelerators.scaled import quantize_scaled
 from stabfw_accelerators.smoothquant import SmoothQuant, SmoothQuantConfig
 from stabfw_accelerators.smoothquant import method as smoothquant
 from stabfw_benchmarks.shapes import scenes
-from stabfw_models.tiny import TinyConfig, TinyLlava
+from stabfw_models.tiny import TinyConfig, TinyLlava, TinyLlavaNext, TinyQwen2Vl, TinyQwen25Vl
 from torchao.prototype import smoothquant as torchao_smoothquant
 from torchao.prototype.awq import AWQConfig
 from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
@@ -91,6 +91,12 @@ def quantized(accelerator: Accelerator[Any]) -> Iterator[Any]:
 
 
 DECODER = {"vision": False, "head": False}
+FAMILIES = [
+    TinyLlava,
+    pytest.param(TinyLlavaNext, marks=pytest.mark.slow),
+    pytest.param(TinyQwen2Vl, marks=pytest.mark.slow),
+    pytest.param(TinyQwen25Vl, marks=pytest.mark.slow),
+]
 
 QUANTIZERS: list[Any] = [Awq, Fp8, Gptq, SmoothQuant, Int8, Hqq, LlmInt8, Nf4]
 CASES = [
@@ -100,7 +106,7 @@ CASES = [
     pytest.param(SmoothQuant(SmoothQuantConfig()), 0.27, 0.9, id="smoothquant"),
     pytest.param(Int8(Int8Config()), 0.35, 0.9, id="int8"),
     pytest.param(Hqq(HqqConfig(bits=8)), 0.35, 0.9, id="hqq-8"),
-    pytest.param(Hqq(HqqConfig(bits=4)), 0.2, 0.8, id="hqq-4"),
+    pytest.param(Hqq(HqqConfig(bits=4)), 0.35 / 2, 0.8, id="hqq-4"),
     pytest.param(Hqq(HqqConfig(bits=3)), 0.15, 0.7, id="hqq-3"),
     pytest.param(Hqq(HqqConfig(bits=2)), 0.1, 0.5, id="hqq-2"),
     pytest.param(LlmInt8(LlmInt8Config()), 0.26, 0.9, id="llm-int8"),
@@ -127,6 +133,30 @@ def test_weights_shrink_and_most_answers_stay(
     pairs = list(zip(answers, baseline, strict=True))
     assert all(a.top != b.top for a, b in pairs)
     assert sum(a.token_ids == b.token_ids for a, b in pairs) >= same * len(pairs)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("cls", [Awq, Gptq, Hqq, Nf4])
+def test_four_bits_take_a_third_of_half_precision_in_every_family(cls: Any, kind: Any) -> None:
+    accelerator = cls(cls.config_cls(**({} if cls is Nf4 else {"group_size": 32})))
+    model = kind(TinyConfig(device="cpu", dtype="bfloat16", threads=1))
+    artefact = None
+    if accelerator.needs_fit:
+        with model.open(model.request()) as loaded:
+            artefact = accelerator.fit(loaded, scenes_of("train", 1))
+    with model.open(accelerator.on_load(model.request())) as loaded:
+        accelerator.transform(loaded, artefact)
+        report = accelerator.report(loaded)
+        linears = {
+            name: module
+            for name, module in loaded.module.named_modules()
+            if isinstance(module, torch.nn.Linear) and "language_model" in name
+        }
+        # What is no longer a plain layer of two bytes a weight.
+        assert not any(type(x.weight) is torch.nn.Parameter for x in linears.values())
+    assert accelerator.bits == 4
+    assert report["quantized_layers"] == loaded.info.layers * 7
+    assert 0 < report["bytes_after"] <= 0.35 * report["bytes_before"]
 
 
 def test_fewer_bits_are_further_from_the_weights(tiny: Any) -> None:
@@ -415,12 +445,17 @@ def test_fp8_rounds_activations_only_where_they_can_be_multiplied(tiny: Any) -> 
 def test_gptq_rounds_to_nearest_where_inputs_are_not_related(bits: int) -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     rounded = gptq.solve(weight, torch.eye(64), bits, 32, 0.01)
-    groups = weight.reshape(16, 2, 32)
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    step = (high - low) / (2**bits - 1)
-    nearest = (low + ((groups - low) / step).round() * step).reshape(16, 64)
-    assert torch.allclose(rounded.restored(), nearest, atol=1e-5)
     assert set(rounded.codes.unique().tolist()) <= set(range(2**bits))
+    step = rounded.scale.repeat_interleave(32, dim=1)
+    zero = rounded.zero.repeat_interleave(32, dim=1)
+    lowest, highest = -zero * step, (2**bits - 1 - zero) * step
+    groups = weight.reshape(16, 2, 32)
+    span = (groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)) / (2**bits - 1)
+    assert torch.allclose(rounded.scale, span)
+    nearest = (weight / step).round() * step
+    assert torch.allclose(rounded.restored(), nearest.clamp(lowest, highest), atol=1e-5)
+    # 0 stays 0: pruned weights remain so.
+    assert torch.equal(rounded.zero, rounded.zero.round())
 
 
 def test_gptq_makes_up_for_what_rounding_loses() -> None:

@@ -1,7 +1,7 @@
-"""Against the authors' own code: the tokens that it kept, given the same random inputs.
+"""Against the authors' own code: the tokens that it kept, or the integers that it rounded to.
 
 Each file of `reference_sets` says whose code was run, at which commit, and what of it was replaced.
-That code is not here. `reference_inputs` makes the inputs.
+That code is not here. `reference_inputs` makes the random inputs, the same for both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stabfw.components.reduction import Context, Reduction, Sight, Stage, Tokens
 from stabfw_accelerators.dart import Dart, DartConfig
 from stabfw_accelerators.divprune import DivPrune, DivPruneConfig
 from stabfw_accelerators.fastv import FastV, FastVConfig
+from stabfw_accelerators.gptq.method import solve
 from stabfw_accelerators.holov import HoloV, HoloVConfig
 from stabfw_accelerators.prumerge import PruMerge, PruMergeConfig
 from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
@@ -257,3 +258,25 @@ def test_tome(case: Case, given: Inputs) -> None:
     assert reduction.states is not None
     assert agreement(reduction.keep, case["kept"]) == 1
     assert sums(reduction.states) == pytest.approx(case["merged"], abs=0.01)
+
+
+@cases("gptq")
+def test_gptq(case: Case, given: Inputs) -> None:
+    """With the scales of the most current weights, where that code's default lags behind."""
+    weight, inputs = given["weight"], given["inputs"]
+    hessian = inputs.T @ inputs
+    rounded = solve(weight, hessian, case["bits"], case["group_size"], case["damping"])
+    digits = 2 if case["bits"] == 8 else 1
+    codes = "".join(f"{int(code):0{digits}x}" for code in rounded.codes.flatten())
+    same = [
+        codes[place : place + digits] == case["codes"][place : place + digits]
+        for place in range(0, len(case["codes"]), digits)
+    ]
+    assert len(codes) == len(case["codes"])
+    assert sum(same) / len(same) >= 0.99
+    assert rounded.scale.flatten().tolist() == pytest.approx(case["scales"], rel=1e-4)
+    assert rounded.zero.flatten().tolist() == case["zeros"]
+    exact = inputs @ weight.T
+    error = float((inputs @ rounded.restored().T - exact).norm() / exact.norm())
+    assert error == pytest.approx(case["error"], rel=1e-4)
+    assert error == pytest.approx(case["library_error"], rel=1e-4)

@@ -21,7 +21,7 @@ class Rounded:
     Attributes:
         codes: The integers, of shape (out, in).
         scale: What a step is worth in each group, of shape (out, groups).
-        zero: The integer that stands for 0, not necessarily a whole one, of the same shape.
+        zero: The integer that stands for 0, of the same shape.
     """
 
     codes: torch.Tensor
@@ -40,6 +40,11 @@ def solve(
 ) -> Rounded:
     """Round a weight, column after column (the paper's algorithm 1).
 
+    As in the authors' code, the range of a group reaches from its extremes to 0, and weights whose
+    input is always 0 become 0. Scales are those of the most current weights, as the paper has it;
+    that code takes them from the weights at the start of a block of 128 columns, which is the same
+    for groups of 128 or more.
+
     Args:
         weight: The weight [out, in].
         hessian: Sum over tokens of the outer product of the layer's input [in, in], in float32.
@@ -53,8 +58,9 @@ def solve(
     left, most = weight.detach().float().clone(), 2**bits - 1
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
-    # An input that is always 0 has no say; its weights are rounded as they are.
-    diagonal[diagonal == 0] = 1.0
+    silent = diagonal == 0
+    diagonal[silent] = 1.0
+    left[:, silent] = 0.0
     diagonal += damping * diagonal.mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     spread = torch.linalg.cholesky(inverse, upper=True)
@@ -63,14 +69,14 @@ def solve(
     for begin in range(0, left.shape[1], group_size):
         end = begin + group_size
         group = left[:, begin:end]
-        low, high = group.aminmax(dim=1)
+        low, high = group.amin(dim=1).clamp(max=0), group.amax(dim=1).clamp(min=0)
         # As they are stored, so that columns make up for their rounding as well.
         scale = ((high - low) / most).clamp(min=1e-6).to(weight.dtype).float()
-        zero = (-low / scale).to(weight.dtype).float()
+        zero = (-low / scale).round().clamp(0, most)
         lost = torch.zeros_like(group)
         for column in range(begin, end):
             now = left[:, column]
-            codes[:, column] = (now / scale + zero).round().clamp(0, most)
+            codes[:, column] = ((now / scale).round() + zero).clamp(0, most)
             rounded = (codes[:, column] - zero) * scale
             error = (now - rounded) / spread[column, column]
             left[:, column:end] -= error[:, None] * spread[column, column:end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -18,6 +19,15 @@ FROM_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": Fals
 
 #: The option that spreads a model over several devices.
 DEVICE_MAP = "device_map"
+
+#: What loads weights that were quantized elsewhere, by the method that config.json names: packages
+#: that transformers asks for, and what to install.
+QUANTIZED_LOADERS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "awq": (("gptqmodel", "accelerate"), "gptqmodel accelerate"),
+    "bitsandbytes": (("bitsandbytes", "accelerate"), '"stabfw[nf4]"'),
+    "compressed-tensors": (("compressed_tensors",), '"stabfw[compressed-tensors]"'),
+    "gptq": (("gptqmodel", "optimum"), "gptqmodel optimum"),
+}
 
 #: Families whose parts are where `loaded.find_anatomy` looks, each with why its visual tokens
 #: cannot be dropped, or nothing if they can.
@@ -81,6 +91,22 @@ class Checkpoint:
         if "model_type" not in config:
             raise DataError(f"{self.name}: config.json names no `model_type`")
         return config
+
+    def quantization(self) -> dict[str, Any]:
+        """Tell how its weights were quantized, as `config.json` states it; empty if they were not.
+
+        Raises:
+            DataError: If the package that loads them is not installed.
+        """
+        stated: dict[str, Any] = self.config().get("quantization_config") or {}
+        method = stated.get("quant_method", "")
+        packages, install = QUANTIZED_LOADERS.get(method, ((), ""))
+        if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+            raise DataError(
+                f"{self.name}: its weights are quantized ({method}), and what loads them is not "
+                f"installed ({', '.join(missing)}): pip install {install}"
+            )
+        return stated
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of its JSON files.
@@ -227,8 +253,9 @@ def describe(checkpoint: Checkpoint) -> ModelInfo:
     """Tell what a checkpoint is from its files.
 
     Raises:
-        DataError: If files are missing or not readable.
+        DataError: If files are missing or not readable, or a package that loads them is missing.
     """
+    checkpoint.quantization()
     return replace(
         outline(checkpoint), weights=checkpoint.digests(), processor=checkpoint.processor()
     )

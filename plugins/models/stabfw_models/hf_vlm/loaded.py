@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -454,20 +455,22 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint, layout: Layout) -
     # What it warns of is an error here.
     transformers_logging.set_verbosity_error()
     try:
-        module, loading = layout.model(checkpoint)(
-            dtype=getattr(torch, request.dtype),
-            attn_implementation=request.attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **FROM_DISK,
-            **request.options,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")
+            module, loading = layout.model(checkpoint)(
+                dtype=getattr(torch, request.dtype),
+                attn_implementation=request.attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **FROM_DISK,
+                **{**_restoring(checkpoint), **request.options},
+            )
         _require_all_weights(loading, checkpoint)
         if DEVICE_MAP not in request.options:
             module.to(request.device)
         return module.eval()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         if DEVICE_MAP in request.options and find_spec("accelerate") is None:
             raise DataError(
                 f'{checkpoint.name}: a device_map needs pip install "stabfw[device-map]"'
@@ -481,6 +484,24 @@ def _load_module(request: LoadRequest, checkpoint: Checkpoint, layout: Layout) -
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _restoring(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Have packed weights restored while they are read, where only weights were quantized.
+
+    Otherwise the first answer would restore them. This way the files decide which layers are
+    packed, not the names in the config, which may be those of another version of transformers.
+    """
+    stated = checkpoint.quantization()
+    if stated.get("quant_method") != "compressed-tensors":
+        return {}
+    groups = (stated.get("config_groups") or {}).values()
+    if stated.get("kv_cache_scheme") or any(
+        isinstance(group, str) or group.get("input_activations") or group.get("output_activations")
+        for group in groups
+    ):
+        return {}
+    return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
 
 
 def _require_memory(request: LoadRequest, checkpoint: Checkpoint) -> None:
@@ -507,9 +528,16 @@ def _require_all_weights(loading: Mapping[str, Any], checkpoint: Checkpoint) -> 
         if found:
             names = sorted(found)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            hint = (
+                ", or its quantization_config has other names than this version of transformers "
+                "for what is left out: correct `modules_to_not_convert` or `ignore`, where a "
+                "pattern such as re:.*lm_head will do"
+                if checkpoint.quantization()
+                else ""
+            )
             raise DataError(
                 f"{checkpoint.name}: its weights {what} {', '.join(names[:3])}{more}, so they are "
-                "not those of the architecture that config.json describes"
+                f"not those of the architecture that config.json describes{hint}"
             )
 
 
