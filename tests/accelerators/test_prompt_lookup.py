@@ -12,6 +12,7 @@ import pytest
 import torch
 from stabfw.components import (
     Accelerator,
+    FinishReason,
     GenerationOptions,
     Image,
     Kind,
@@ -27,14 +28,13 @@ from stabfw.spec import parse_spec
 from stabfw.testing.bench import bits
 from stabfw_accelerators.fastv import FastV, FastVConfig
 from stabfw_accelerators.int8 import Int8, Int8Config
-from stabfw_accelerators.pool import Pool, PoolConfig
 from stabfw_accelerators.prompt_lookup import PromptLookup, PromptLookupConfig
-from stabfw_accelerators.prompt_lookup.method import AfterPrefill
 from stabfw_accelerators.pyramiddrop import PyramidDrop, PyramidDropConfig
 from stabfw_models.hf_vlm.rows import split_rows
 
 TINY = ("tiny-llava", "tiny-llava-next", "tiny-qwen2-vl", "tiny-qwen2.5-vl")
 #: Beyond their answer the models ramble and repeat themselves.
+OPTIONS = GenerationOptions(max_new_tokens=16)
 LONG = GenerationOptions(max_new_tokens=16, extra={"min_new_tokens": 16})
 
 
@@ -99,30 +99,26 @@ def test_answers_stay_though_several_tokens_come_at_once(
     # What follows the first token is either accepted or comes from a step.
     assert report["decoding_steps"] + report["accepted_tokens"] == 15 * len(prompts)
     assert report["proposed_tokens"] > report["accepted_tokens"]
-    # The answers that users get are as short as ever.
-    short = GenerationOptions(max_new_tokens=16)
-    require_same(
-        told(loaded, prompts, lookup(), options=short)[0],
-        told(loaded, prompts, options=short)[0],
-    )
+    # What ends by itself still does.
+    plain, _ = told(loaded, prompts[:8], options=OPTIONS)
+    require_same(told(loaded, prompts[:8], lookup(), options=OPTIONS)[0], plain)
+    assert all(p.finish is FinishReason.STOP for p in plain)
 
 
 def test_it_goes_on_where_a_token_reduction_ended(loaded: Any, prompts: tuple[Prompt, ...]) -> None:
     reductions = [
         FastV(FastVConfig(layer=1, keep_ratio=0.25)),
         PyramidDrop(PyramidDropConfig()),
-        Pool(PoolConfig()),
     ]
     if not loaded.info.multimodal_positions:
         reductions.append(FastV(FastVConfig(layer=2, keep_ratio=0.25, positions="renumber")))
+    whole, _ = told(loaded, prompts[:4])
     for reduction in reductions:
-        expected, _ = told(loaded, prompts[:8], reduction, size=1)
-        found, report = told(loaded, prompts[:8], reduction, lookup())
+        expected, _ = told(loaded, prompts[:4], reduction)
+        found, report = told(loaded, prompts[:4], reduction, lookup())
         require_same(found, expected)
-        assert report["most_accepted_in_a_step"] > 1
-        assert [p.logprobs for p in expected] != [
-            p.logprobs for p in told(loaded, prompts[:8], size=1)[0]
-        ]
+        assert report["most_accepted_in_a_step"] > 0
+        assert all(a.logprobs != b.logprobs for a, b in zip(expected, whole, strict=True))
 
 
 def test_first_tokens_are_those_of_the_prompt_alone(
@@ -140,16 +136,14 @@ def test_first_tokens_are_those_of_the_prompt_alone(
     found, report = told(loaded, mixed, lookup(), options=first)
     assert [bits(p) for p in found] == [bits(p) for p in alone]
     assert "beyond its first token" in report["engaged"]
-    for row, prompt in zip(
-        split_rows(loaded.encode(mixed), loaded.anatomy), mixed, strict=True
-    ):
+    for row, prompt in zip(split_rows(loaded.encode(mixed), loaded.anatomy), mixed, strict=True):
         expected = loaded.encode([prompt])
         assert row.instance_ids == expected.instance_ids
         assert row.inputs.keys() == expected.inputs.keys()
         for name, tensor in expected.inputs.items():
             # LLaVA-NeXT pads to the most tiles of the batch.
-            ours = row.inputs[name]
-            assert torch.equal(ours if ours.shape == tensor.shape else ours[:, : tensor.shape[1]], tensor)
+            kept = row.inputs[name][:, : tensor.shape[1]]
+            assert torch.equal(kept, tensor)
 
 
 def picture(height: int, width: int) -> Image:
@@ -164,77 +158,54 @@ def test_given_answers_are_scored_as_without(tiny: Any, prompts: tuple[Prompt, .
     with Patch() as patch:
         accelerator.attach(tiny, None, patch)
         encoded = tiny.encode(prompts[:3])
-        found = tiny.score(encoded, answers, accelerator.on_generate(LONG))
+        found = tiny.score(encoded, answers, accelerator.on_generate(OPTIONS))
         report = accelerator.report(tiny)
-    expected = tiny.score(tiny.encode(prompts[:3]), answers, GenerationOptions())
+    expected = tiny.score(tiny.encode(prompts[:3]), answers, OPTIONS)
     for row, other in zip(found, expected, strict=True):
         require_same(row, other)
     assert report["most_accepted_in_a_step"] > 1
 
 
 class TestCandidates:
-    def proposed(
-        self, model: Any, asked: Sequence[Prompt], accelerator: PromptLookup
-    ) -> list[list[int]]:
-        """What is proposed in each step."""
-        seen: list[list[int]] = []
-
-        def spy(own: Any, **given: Any) -> Any:
-            generator = own(**given)
-
-            def get(ids: torch.Tensor, **more: Any) -> Any:
-                found = AfterPrefill.get_candidates(generator, ids, **more)
-                seen.append(found[0][0, ids.shape[1] :].tolist())
-                return found
-
-            generator.get_candidates = get
-            return generator
-
-        with Patch() as patch:
-            accelerator.attach(model, None, patch)
-            patch.wrap(model.module, "_get_candidate_generator", spy)
-            model.generate(model.encode(asked), accelerator.on_generate(LONG))
-        return seen
-
-    def test_placeholders_are_never_proposed(self, loaded: Any) -> None:
-        """The words before a picture are followed by its placeholders."""
-        rendered = loaded.encode([Prompt("one", (picture(60, 60),), "what?")]).inputs["input_ids"][0]
-        image = loaded.anatomy.image_token_id
-        before = int(rendered[(rendered == image).nonzero()[0, 0] - 1])
-        generator = self.generator(loaded, rendered)
-        ids = torch.cat([rendered, torch.tensor([before])])[None]
-        assert generator.get_candidates(ids)[0].shape == ids.shape
-        found, _ = generator.get_candidates(ids)
-        assert image not in found[0, ids.shape[1] :].tolist()
-
-    def generator(self, loaded: Any, prompt: torch.Tensor) -> Any:
-        """The generator of candidates that transformers gets, after the prefill."""
+    def generator(self, model: Any, accelerator: PromptLookup) -> Any:
+        """The generator of candidates that transformers gets, when the prefill is over."""
         made: list[Any] = []
 
         def keep(own: Any, **given: Any) -> Any:
             made.append(own(**given))
             return made[-1]
 
-        accelerator = lookup(max_ngram_size=1)
-        options = accelerator.on_generate(GenerationOptions(max_new_tokens=16))
         with Patch() as patch:
-            accelerator.attach(loaded, None, patch)
-            patch.wrap(loaded.module, "_get_candidate_generator", keep)
-            asked = Prompt("one", (picture(60, 60),), "what?")
-            loaded.generate(loaded.encode([asked]), options)
+            accelerator.attach(model, None, patch)
+            patch.wrap(model.module, "_get_candidate_generator", keep)
+            encoded = model.encode([Prompt("one", (picture(60, 60),), "what?")])
+            options = replace(OPTIONS, max_new_tokens=1)
+            model.generate(encoded, accelerator.on_generate(options))
+        made[-1].inner.max_length = 1000
         return made[-1]
 
-    def test_fewer_are_proposed_if_asked_for(self, tiny: Any, prompts: tuple[Prompt, ...]) -> None:
-        most = [
-            max(map(len, self.proposed(tiny, prompts[:4], lookup(num_tokens=count))))
-            for count in (1, 3)
-        ]
-        assert most == [1, 3]
+    def proposed(self, generator: Any, *ids: int) -> list[int]:
+        """What is proposed to follow some tokens."""
+        given = torch.tensor([ids])
+        extended, _ = generator.get_candidates(given)
+        assert extended[:, : len(ids)].tolist() == given.tolist()
+        return list(extended[0, len(ids) :].tolist())
 
-    def test_shorter_ngrams_find_more(self, tiny: Any, prompts: tuple[Prompt, ...]) -> None:
-        _, one = told(tiny, prompts[:8], lookup(max_ngram_size=1))
-        _, three = told(tiny, prompts[:8], lookup(max_ngram_size=3))
-        assert one != three
+    def test_what_followed_the_longest_ngram_is_proposed(self, tiny: Any) -> None:
+        generator = self.generator(tiny, lookup(num_tokens=3))
+        assert self.proposed(generator, 5, 6, 7, 8, 9, 4, 6, 5, 6) == [7, 8, 9]
+        assert self.proposed(generator, 4, 6, 8, 5, 6, 7, 5, 6) == [7, 5, 6]
+        assert self.proposed(generator, 5, 6, 7, 8) == []
+        alone = self.generator(tiny, lookup(num_tokens=3, max_ngram_size=1))
+        assert self.proposed(alone, 4, 6, 8, 5, 6, 7, 5, 6) == [8, 5, 6]
+
+    def test_placeholders_and_ends_are_never_proposed(self, loaded: Any) -> None:
+        generator = self.generator(loaded, lookup())
+        image, (end, *_) = loaded.anatomy.image_token_id, loaded.end_tokens
+        assert self.proposed(generator, 5, image, image, 6, 5) == []
+        assert self.proposed(generator, 5, image, 6, 5, 7, 8, 5) == [7, 8, 5]
+        assert self.proposed(generator, 5, 7, image, 8, 5) == [7]
+        assert self.proposed(generator, 5, 7, end, 8, 5) == [7]
 
 
 def test_quantized_weights_answer_the_same(prompts: tuple[Prompt, ...]) -> None:

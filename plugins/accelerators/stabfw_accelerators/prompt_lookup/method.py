@@ -40,7 +40,7 @@ class AfterPrefill(CandidateGenerator):  # type: ignore[misc]
     """The candidates of another generator from the second step on, counted."""
 
     def __init__(self, inner: CandidateGenerator, tally: Tally) -> None:
-        self._inner = inner
+        self.inner = inner
         self._tally = tally
         self._prefilled = False
 
@@ -50,7 +50,7 @@ class AfterPrefill(CandidateGenerator):  # type: ignore[misc]
             self._prefilled = True
             self._tally.prefills += 1
             return input_ids, None
-        found, logits = self._inner.get_candidates(input_ids, **given)
+        found, logits = self.inner.get_candidates(input_ids, **given)
         self._tally.steps += 1
         self._tally.proposed += found.shape[1] - input_ids.shape[1]
         return found, logits
@@ -59,7 +59,7 @@ class AfterPrefill(CandidateGenerator):  # type: ignore[misc]
         self, input_ids: torch.Tensor, scores: torch.Tensor, num_matches: int
     ) -> None:
         """Count the candidates that were accepted."""
-        self._inner.update_candidate_strategy(input_ids, scores, num_matches)
+        self.inner.update_candidate_strategy(input_ids, scores, num_matches)
         self._tally.accepted += int(num_matches)
         self._tally.most = max(self._tally.most, int(num_matches))
 
