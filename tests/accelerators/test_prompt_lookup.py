@@ -202,10 +202,10 @@ class TestCandidates:
     def test_placeholders_and_ends_are_never_proposed(self, loaded: Any) -> None:
         generator = self.generator(loaded, lookup())
         image, (end, *_) = loaded.anatomy.image_token_id, loaded.end_tokens
-        assert self.proposed(generator, 5, image, image, 6, 5) == []
-        assert self.proposed(generator, 5, image, 6, 5, 7, 8, 5) == [7, 8, 5]
-        assert self.proposed(generator, 5, 7, image, 8, 5) == [7]
-        assert self.proposed(generator, 5, 7, end, 8, 5) == [7]
+        assert self.proposed(generator, 95, image, image, 96, 95) == []
+        assert self.proposed(generator, 95, image, 96, 95, 97, 98, 95) == [97, 98, 95]
+        assert self.proposed(generator, 95, 97, image, 98, 95) == [97]
+        assert self.proposed(generator, 95, 97, end, 98, 95) == [97]
 
 
 def test_quantized_weights_answer_the_same(prompts: tuple[Prompt, ...]) -> None:
