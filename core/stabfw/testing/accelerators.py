@@ -21,6 +21,7 @@ from stabfw.errors import PluginError
 from stabfw.registry.contract import listed
 from stabfw.testing.bench import (
     Trial,
+    answers,
     difference,
     loading,
     require_same_in_batches,
@@ -46,7 +47,7 @@ def check_attach_reversible(subject: Subject) -> None:
     # Loaded anew: an earlier check may have left a change behind that it would repeat.
     with trial(subject, fresh=True) as tried:
         _require_module(tried)
-        before, answered = state(tried.model), tried.answers()
+        before, answered = state(tried.model), answers(tried.model)
         with Patch() as patch:
             tried.attach(patch)
             tried.answers()
@@ -58,7 +59,7 @@ def check_detaches_after_exception(subject: Subject) -> None:
     _require_attaches(subject)
     with trial(subject, fresh=True) as tried:
         module = _require_module(tried)
-        before, answered = state(tried.model), tried.answers()
+        before, answered = state(tried.model), answers(tried.model)
         with suppress(_InjectedError), Patch() as patch:
             tried.attach(patch)
             patch.hook(module, _fail)
@@ -305,7 +306,7 @@ def _require_restored(
     remedy = "make every edit in attach() through `patch`"
     require(not left, f"{subject} leaves changes {when} ({listed(left[:3])}): {remedy}")
     require(weights == before[1], f"{subject} leaves changed weights {when}: {remedy}")
-    found = difference(answered, tried.answers(), ("before", when))
+    found = difference(answered, answers(tried.model), ("before", when))
     require(not found, f"{subject} leaves something behind: {found}; {remedy}")
 
 
