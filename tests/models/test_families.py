@@ -95,6 +95,7 @@ TRIED: dict[str, dict[str, Any]] = {
 #: Tried on one of these families by `make test`, and on all of them by `make check-all`.
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
     "divprune": {"keep_ratio": 0.25},
+    "prompt-lookup": {},
     "pyramiddrop": {},
     "visionzip": {"keep_ratio": 0.25},
     "vtw": {},

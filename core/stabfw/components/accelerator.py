@@ -117,7 +117,7 @@ class Accelerator(Component[A]):
         """Change the model through `patch`, which undoes every edit afterwards."""
 
     def on_generate(self, options: GenerationOptions) -> GenerationOptions:
-        """Change how answers are generated. Pure."""
+        """Change how answers are generated while this is attached. Pure."""
         return options
 
     def report(self, model: LoadedModel) -> Mapping[str, Any]:

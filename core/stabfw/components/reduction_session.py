@@ -32,14 +32,15 @@ class Cut:
         tokens: What is left; padding is on the left again.
         dropped: Tokens lost so far in each row, of shape (batch, 1).
         seen: The layers' arguments in prefill.
-        steps: The layers' arguments in decoding, by the length of the sequence; only the last.
+        steps: The layers' arguments in decoding, by the lengths of the sequence and of what is new
+            in it; only the last.
     """
 
     layer: int
     tokens: Tokens
     dropped: torch.Tensor
     seen: dict[str, Any]
-    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    steps: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
 
 class Session:
@@ -146,20 +147,19 @@ class Session:
         cut = next((cut for cut in reversed(self._cuts) if cut.layer <= number), None)
         if cut is None:
             return {}
-        if hidden.shape[1] != 1:
-            raise UnsupportedError("token reduction decodes one token at a time")
-        length = cache_of(given).get_seq_length(number) + 1
-        if length not in cut.steps:
+        queries = hidden.shape[1]
+        length = cache_of(given).get_seq_length(number) + queries
+        if (length, queries) not in cut.steps:
             valid = cut.tokens.valid
             new = torch.ones(len(valid), length - valid.shape[1], dtype=torch.bool)
-            step = {"attention_mask": self._mask(torch.cat([valid, new], 1), 1, hidden)}
+            step = {"attention_mask": self._mask(torch.cat([valid, new], 1), queries, hidden)}
             if self._positions == "renumber":
                 step["position_ids"] = given["position_ids"] - cut.dropped
                 step["position_embeddings"] = self._anatomy.rotary(
                     hidden, position_ids=step["position_ids"]
                 )
-            cut.steps = {length: step}
-        return cut.steps[length]
+            cut.steps = {(length, queries): step}
+        return cut.steps[length, queries]
 
     def _reduce(
         self,
@@ -238,9 +238,11 @@ class Session:
 
         None, where that means the same: sdpa then takes its faster causal path.
         """
-        if bool(valid.all()) and (queries == 1 or not self._eager):
-            return None
         length = valid.shape[1]
+        # In prefill only: the faster path takes the first query for the first token.
+        causal = queries == length and not self._eager
+        if bool(valid.all()) and (queries == 1 or causal):
+            return None
         place = torch.arange(length)
         allowed = (place[None] <= place[length - queries :, None]) & valid[:, None]
         # A padding row that may look nowhere would give NaN.

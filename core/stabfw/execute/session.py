@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -311,7 +312,8 @@ def _probe(loaded: _Loaded, cell: Cell, inputs: Inputs) -> object:
     if not asked:
         return None
     model = loaded.model
-    predictions = model.generate(model.encode(asked), cell.options)
+    # Without what accelerators ask of `generate`: none is attached.
+    predictions = model.generate(model.encode(asked), replace(cell.options, extra={}))
     return [(p.token_ids, p.logprobs, p.top) for p in predictions]
 
 

@@ -23,6 +23,7 @@ from stabfw.registry.contract import listed
 from stabfw.testing.bench import (
     OPTIONS,
     Trial,
+    answers,
     bits,
     difference,
     loading,
@@ -52,7 +53,7 @@ def check_attach_reversible(subject: Subject) -> None:
     # Loaded anew: an earlier check may have left a change behind that it would repeat.
     with trial(subject, fresh=True) as tried:
         _require_module(tried)
-        before, answered = state(tried.model), tried.answers()
+        before, answered = state(tried.model), answers(tried.model)
         with Patch() as patch:
             tried.attach(patch)
             tried.answers()
@@ -64,7 +65,7 @@ def check_detaches_after_exception(subject: Subject) -> None:
     _require_attaches(subject)
     with trial(subject, fresh=True) as tried:
         module = _require_module(tried)
-        before, answered = state(tried.model), tried.answers()
+        before, answered = state(tried.model), answers(tried.model)
         with suppress(_InjectedError), Patch() as patch:
             tried.attach(patch)
             patch.hook(module, _fail)
@@ -304,7 +305,7 @@ def check_composes_with_quantization(subject: Subject) -> None:
     artefact = bench.artefact(accelerator, plan.request, False) if accelerator.needs_fit else None
     with bench.opened(quantizer.on_load(plan.request), quantizer, fresh=True) as model:
         tried = Trial(accelerator, model, artefact)
-        before, answered = state(model), tried.answers()
+        before, answered = state(model), answers(model)
         with Patch() as patch:
             tried.attach(patch)
             reduced = tried.answers()
@@ -423,7 +424,7 @@ def _require_restored(
     remedy = "make every edit in attach() through `patch`"
     require(not left, f"{subject} leaves changes {when} ({listed(left[:3])}): {remedy}")
     require(weights == before[1], f"{subject} leaves changed weights {when}: {remedy}")
-    found = difference(answered, tried.answers(), ("before", when))
+    found = difference(answered, answers(tried.model), ("before", when))
     require(not found, f"{subject} leaves something behind: {found}; {remedy}")
 
 

@@ -33,6 +33,7 @@ from stabfw.components.likelihood import among, either
 from stabfw.components.model import OptionTokens, Tokens
 from stabfw.components.reduction import seen_by_layer
 from stabfw.errors import DataError, RunError
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging as transformers_logging
 
 from stabfw_models.hf_vlm import devices
@@ -46,6 +47,7 @@ from stabfw_models.hf_vlm.files import (
 )
 from stabfw_models.hf_vlm.generated import Clock, Generated
 from stabfw_models.hf_vlm.processors import load_processor
+from stabfw_models.hf_vlm.rows import split_rows
 from stabfw_models.hf_vlm.vision import find_vision
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,8 @@ class LoadedVlm(LoadedModel):
         Log-probabilities are the log-softmax, in float32, of the raw logits, before any logits
         processor that `options.extra` may ask for.
         """
+        if len(alone := self._decoded_apart(encoded, options)) > 1:
+            return [told for row in alone for told in self.generate(row, options)]
         run = self._run(encoded, options)
         logprobs = run.logprobs()
         return [
@@ -148,6 +152,12 @@ class LoadedVlm(LoadedModel):
         """
         if not all(answer for row in continuations for answer in row):
             raise ValueError("an answer to be scored has no tokens")
+        if len(alone := self._decoded_apart(encoded, options)) > 1:
+            return [
+                told
+                for row, answers in zip(alone, continuations, strict=True)
+                for told in self.score(row, [answers], options)
+            ]
         found: list[dict[Tokens, Prediction]] = [{} for _ in continuations]
         long = [[answer for answer in row if len(answer) > 1] for row in continuations]
         for number in range(max(1, *map(len, long))):
@@ -168,6 +178,13 @@ class LoadedVlm(LoadedModel):
         return [
             [told[answer] for answer in row] for told, row in zip(found, continuations, strict=True)
         ]
+
+    def _decoded_apart(self, encoded: Encoded, options: GenerationOptions) -> list[Encoded]:
+        """The batches to decode one after another: one, unless rows cannot be decoded together."""
+        mode = self._generation_config(options).get_generation_mode()
+        if mode != GenerationMode.ASSISTED_GENERATION or len(encoded.instance_ids) == 1:
+            return [encoded]
+        return split_rows(encoded, self._anatomy)
 
     def _run(
         self,
