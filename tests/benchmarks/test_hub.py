@@ -19,7 +19,7 @@ from stabfw.errors import DataError
 from stabfw.registry import Registry
 from stabfw.testing import run_checks
 from stabfw_benchmarks.hub import HubBenchmark
-from stabfw_benchmarks.hub.vqa import soft_accuracy, vqa_normalised
+from stabfw_benchmarks.scoring import soft_accuracy, vqa_normalised
 
 Rows = list[dict[str, Any]]
 SW = "\nAnswer the question using a single word or phrase."

@@ -708,7 +708,7 @@ class Fleeting(Cards):
     """Grades the last answer only."""
 
     def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
-        return {"last": float(graded[-1].references == ("red",))}
+        return {"last": float(graded[-1].kind is AnswerKind.SHORT)}
 
 
 @fails("check_aggregate")

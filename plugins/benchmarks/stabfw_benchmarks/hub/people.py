@@ -5,7 +5,7 @@ from __future__ import annotations
 from stabfw.components import Answer, AnswerStatus, Instance, Score, extract_text
 
 from stabfw_benchmarks.hub import HubBenchmark
-from stabfw_benchmarks.hub.vqa import soft_accuracy, vqa_normalised
+from stabfw_benchmarks.scoring import soft_accuracy, vqa_normalised
 
 _CORRECT = 0.5
 
