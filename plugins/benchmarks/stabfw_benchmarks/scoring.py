@@ -95,7 +95,11 @@ def words_normalised(text: str) -> str:
         'x ray'
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(_NO_WORD.sub(" ", _BRACKETS.sub(" ", folded)).split())
+    for bare in (_BRACKETS.sub(" ", folded), folded):
+        # What is nothing but brackets is kept.
+        if words := _NO_WORD.sub(" ", bare).split():
+            return " ".join(words)
+    return ""
 
 
 def token_recall(answer: str, gold: str) -> float:
