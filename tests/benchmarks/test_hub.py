@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import string
+import zipfile
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +200,128 @@ def mmmu(folder: Path) -> None:
     save(folder, [row, opened], "validation")
 
 
+def photograph(name: str) -> dict[str, Any]:
+    """A real photograph, made small so that the models of the tests are quick on it."""
+    found = resources.files("sklearn.datasets") / "images" / name
+    with resources.as_file(found) as path, PillowImage.open(path) as opened:
+        small = opened.resize((32, 24))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=95)
+    return {"bytes": stream.getvalue(), "path": name}
+
+
+def mmstar(folder: Path) -> None:
+    row = {
+        "index": 0,
+        "question": "What is shown?\nOptions: A: a flower, B: a temple, C: a dog, D: a car",
+        "image": photograph("china.jpg"),
+        "answer": "B",
+        "category": "coarse perception",
+        "l2_category": "image scene and topic",
+        "meta_info": {"id": "0", "source": "MMBench", "split": "val", "image_path": "0.jpg"},
+    }
+    other = {"index": 1, "answer": "A", "image": photograph("flower.jpg")}
+    save(folder, [row, row | other], "val")
+
+
+def ai2d(folder: Path) -> None:
+    row = {
+        "question": "Which label is the sun?",
+        "options": ["P", "R", "V", "T"],
+        "answer": "2",
+        "image": picture(0),
+    }
+    save(folder, [row, row | {"question": "Which is the moon?", "answer": "0"}], "test")
+
+
+def realworldqa(folder: Path) -> None:
+    letter = "\nPlease answer directly with only the letter of the correct option and nothing else."
+    word = "\nPlease answer directly with a single word or number."
+    rows = [
+        {"question": "Where to?\n\nA. Left\nB. Straight\nC. Right" + letter, "answer": "B"},
+        {"question": "How many lanes are there?" + word, "answer": "3"},
+        {"question": "Is it open?" + word, "answer": "Yes"},
+    ]
+    shared = {"image": photograph("china.jpg"), "image_path": "0.webp"}
+    save(folder, [shared | row for row in rows], "test")
+
+
+def ocrbench(folder: Path) -> None:
+    row = {
+        "dataset": "IIIT5K",
+        "question_type": "Regular Text Recognition",
+        "question": "what is written in the image?",
+        "answer": ["CENTRE"],
+        "image": picture(0),
+    }
+    formula = {
+        "dataset": "HME100k",
+        "question_type": "Handwritten Mathematical Expression Recognition",
+        "question": "Please write out the expression of the formula in the image.",
+        "answer": ["A = \\frac { 1 } { 2 }"],
+    }
+    save(folder, [row, row | formula | {"image": picture(1)}], "test")
+
+
+def vqa_rad(folder: Path) -> None:
+    rows = [
+        {"question": "is there a fracture?", "answer": "No"},
+        {"question": "which lung is affected?", "answer": "Left upper lung (anterior)"},
+    ]
+    save(folder, [{"image": picture(0)} | row for row in rows], "test")
+
+
+def slake(folder: Path) -> None:
+    row = {
+        "img_id": 102,
+        "img_name": "xmlab102/source.jpg",
+        "question": "What modality is used to take this image?",
+        "answer": "X-Ray",
+        "q_lang": "en",
+        "location": "Lung",
+        "modality": "X-Ray",
+        "answer_type": "OPEN",
+        "base_type": "vqa",
+        "content_type": "Modality",
+        "triple": ["vhead", "_", "_"],
+        "qid": 11934,
+    }
+    closed = {
+        "qid": 11937,
+        "question": "Does the lung look healthy?",
+        "answer": "No",
+        "answer_type": "CLOSED",
+        "content_type": "Abnormality",
+    }
+    chinese = {"qid": 11964, "q_lang": "zh", "question": "图像的成像方式是什么?", "answer": "X光"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.json").write_text(
+        json.dumps([row, row | closed, row | chinese], ensure_ascii=False)
+    )
+    with zipfile.ZipFile(folder / "imgs.zip", "w") as packed:
+        packed.writestr("imgs/xmlab102/source.jpg", picture(0)["bytes"])
+        packed.writestr("imgs/xmlab103/source.jpg", picture(1)["bytes"])
+
+
+def pmc_vqa(folder: Path) -> None:
+    names = ("Choice A", "Choice B", "Choice C", "Choice D")
+    options = (" A:Ultrasound ", " B:MRI, T1 ", " C:X-ray ", "D:CT")
+    row = {
+        "Figure_path": "PMC8253797_Fig4_11.jpg",
+        "Question": " What is the imaging modality?",
+        "Answer": "MRI, T1",
+        **dict(zip(names, options, strict=True)),
+        "Answer_label": "B",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "test_clean.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        writer.writeheader()
+        writer.writerows([row, row | {"Question": "Which one?", "Answer_label": "D"}])
+    with zipfile.ZipFile(folder / "images.zip", "w") as packed:
+        packed.writestr("images/PMC8253797_Fig4_11.jpg", picture(0)["bytes"])
+
+
 #: What each benchmark asks and what counts as right: prompts, then texts of full marks.
 CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "pope": (
@@ -243,6 +369,64 @@ CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
             "How much is it? (picture 1)" + SW,
         ],
         ["C", "$1200.00"],
+    ),
+    "mmstar": (
+        mmstar,
+        [
+            "What is shown?\nOptions: A: a flower, B: a temple, C: a dog, D: a car"
+            + LT.removesuffix(".")
+        ]
+        * 2,
+        ["B", "A: a flower"],
+    ),
+    "ai2d": (
+        ai2d,
+        [
+            "Which label is the sun?\nA. P\nB. R\nC. V\nD. T" + LT,
+            "Which is the moon?\nA. P\nB. R\nC. V\nD. T" + LT,
+        ],
+        ["C.", "A. P"],
+    ),
+    "realworldqa": (
+        realworldqa,
+        [
+            "Where to?\n\nA. Left\nB. Straight\nC. Right\nPlease answer directly with only the "
+            "letter of the correct option and nothing else.",
+            "How many lanes are there?\nPlease answer directly with a single word or number.",
+            "Is it open?\nPlease answer directly with a single word or number.",
+        ],
+        ["B", "3.", "Yes."],
+    ),
+    "ocrbench": (
+        ocrbench,
+        [
+            "what is written in the image?",
+            "Please write out the expression of the formula in the image.",
+        ],
+        ["It says\n'centre'.", "$A=\\frac{1}{2}$"],
+    ),
+    "vqa-rad": (
+        vqa_rad,
+        ["is there a fracture?" + SW, "which lung is affected?" + SW],
+        ["No, there is none.", "Left upper lung."],
+    ),
+    "path-vqa": (
+        vqa_rad,
+        ["is there a fracture?" + SW, "which lung is affected?" + SW],
+        ["no", "left upper lung"],
+    ),
+    "slake": (
+        slake,
+        ["What modality is used to take this image?" + SW, "Does the lung look healthy?" + SW],
+        ["x ray", "No."],
+    ),
+    "pmc-vqa": (
+        pmc_vqa,
+        [
+            "What is the imaging modality?\nA. Ultrasound\nB. MRI, T1\nC. X-ray\nD. CT" + LT,
+            "Which one?\nA. Ultrasound\nB. MRI, T1\nC. X-ray\nD. CT" + LT,
+        ],
+        ["B", "CT"],
     ),
 }
 
