@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import string
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,15 +15,12 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from stabfw.components import Answer, AnswerKind, AnswerStatus, Benchmark, Instance, Kind
 from stabfw.errors import DataError
 from stabfw.registry import Registry
 from stabfw.testing import run_checks
 from stabfw_benchmarks.hub import HubBenchmark
-from stabfw_benchmarks.scoring import soft_accuracy, vqa_normalised
 
 Rows = list[dict[str, Any]]
 SW = "\nAnswer the question using a single word or phrase."
@@ -48,11 +45,15 @@ def save(folder: Path, rows: Rows, split: str, config: str = "", several: bool =
     place.mkdir(parents=True, exist_ok=True)
     table.to_parquet(place / f"{split}-00000-of-00001.parquet")
     if config:
-        card = folder / "README.md"
-        known = card.read_text().removesuffix("---\n") if card.exists() else "---\nconfigs:\n"
-        entry = f"- config_name: {config}\n  data_files:\n"
-        entry += f"  - split: {split}\n    path: {config}/{split}-*\n"
-        card.write_text(known + entry + "---\n")
+        entries = [
+            f"- config_name: {inside.name}\n  data_files:\n"
+            + "".join(
+                f"  - split: {name}\n    path: {inside.name}/{name}-*\n"
+                for name in sorted(file.name.partition("-")[0] for file in inside.iterdir())
+            )
+            for inside in sorted(filter(Path.is_dir, folder.iterdir()))
+        ]
+        (folder / "README.md").write_text("---\nconfigs:\n" + "".join(entries) + "---\n")
 
 
 def pope(folder: Path) -> None:
@@ -556,38 +557,124 @@ class TestErrors:
         with pytest.raises(DataError, match="image of row 0: not a readable image"):
             _ = one.images[0].pixels
 
+    @pytest.mark.parametrize("name", CASES)
+    def test_offline_it_says_at_once_what_to_download(
+        self, name: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        made = benchmark(registry, name, revision="main")
+        assert isinstance(made, HubBenchmark)
+        # What lies under the same name where one happens to stand is not the data set.
+        CASES[name][0](tmp_path / made.hub_id)
+        monkeypatch.chdir(tmp_path)
+        download = rf"hf download {made.hub_id}( [\w.]+)* --repo-type dataset --revision main"
+        for asked in (lambda: read(made), made.fingerprint):
+            with pytest.raises(DataError, match=download):
+                asked()
 
-class TestSoftAccuracy:
-    @pytest.mark.parametrize(
-        ("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
-    )
-    def test_by_number_of_people(self, matches: int, score: float) -> None:
-        people = ["yes"] * matches + ["no"] * (10 - matches)
-        assert soft_accuracy("yes", people) == pytest.approx(score)
+    def test_archive_that_was_left_out(self, registry: Registry, tmp_path: Path) -> None:
+        slake(tmp_path)
+        (tmp_path / "imgs.zip").unlink()
+        with pytest.raises(DataError, match=r"hf download BoKelvin/SLAKE test.json imgs.zip"):
+            read(benchmark(registry, "slake", path=tmp_path))
 
-    def test_half_counts_as_correct(self, registry: Registry) -> None:
-        made = benchmark(registry, "vqav2")
-        one = Instance.create((), "?", native_id=0, references=("a b",) * 2 + ("c",) * 8)
-        score = made.score(Answer("a b", AnswerKind.SHORT), one)
-        assert (round(score.value, 3), score.correct) == (0.6, True)
+    def test_archive_that_is_none_or_not_complete(self, registry: Registry, tmp_path: Path) -> None:
+        pmc_vqa(tmp_path)
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
+            packed.writestr("images/other.jpg", b"")
+        with pytest.raises(DataError, match=r"no picture PMC8253797_Fig4_11.jpg in it"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
+        (tmp_path / "images.zip").write_bytes(b"PK")
+        with pytest.raises(DataError, match="not a zip file"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
 
-    @pytest.mark.parametrize(
-        ("text", "folded"),
-        [
-            ("The Dog.", "dog"),
-            ("two", "2"),
-            ("1,000", "1000"),
-            ("3.5", "3.5"),
-            ("dont know", "don't know"),
-            ("it's", "it's"),
-            ("black/white", "black white"),
-            ("A", ""),
-            ("", ""),
-        ],
-    )
-    def test_folding(self, text: str, folded: str) -> None:
-        assert vqa_normalised(text) == folded
+    def test_files_that_are_something_else(self, registry: Registry, tmp_path: Path) -> None:
+        slake(tmp_path)
+        (tmp_path / "test.json").write_text('{"rows": []}')
+        with pytest.raises(DataError, match="expected a list of objects"):
+            read(benchmark(registry, "slake", path=tmp_path))
+        (tmp_path / "test.json").write_text('[{"qid": 1}]')
+        with pytest.raises(DataError, match="row 0 lacks img_id"):
+            read(benchmark(registry, "slake", path=tmp_path))
+        with pytest.raises(DataError, match=r"test_clean\.csv: no such file"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
 
-    @given(st.text(alphabet=string.printable))
-    def test_folding_twice_is_folding_once(self, text: str) -> None:
-        assert vqa_normalised(vqa_normalised(text)) == vqa_normalised(text)
+
+def test_half_agreement_counts_as_correct(registry: Registry) -> None:
+    made = benchmark(registry, "vqav2")
+    one = Instance.create((), "?", native_id=0, references=("a b",) * 2 + ("c",) * 8)
+    score = made.score(Answer("a b", AnswerKind.SHORT), one)
+    assert (round(score.value, 3), score.correct) == (0.6, True)
+
+
+def test_open_medical_answers_get_points_for_words(registry: Registry, tmp_path: Path) -> None:
+    vqa_rad(tmp_path)
+    made = benchmark(registry, "vqa-rad", path=tmp_path)
+    closed, opened = read(made)
+    assert (closed.kind, opened.kind) == (AnswerKind.YES_NO, AnswerKind.SHORT)
+    score = made.score(made.extract("The left lung.", opened), opened)
+    assert (round(score.value, 3), score.correct) == (0.667, False)
+    score = made.score(made.extract("yes", closed), closed)
+    assert (score.value, score.correct) == (0.0, False)
+
+
+def test_slake_in_the_other_language_and_unpacked(registry: Registry, tmp_path: Path) -> None:
+    slake(tmp_path)
+    (one,) = read(benchmark(registry, "slake", path=tmp_path, language="zh"))
+    made = benchmark(registry, "slake", path=tmp_path, language="zh")
+    assert made.render(one) == "图像的成像方式是什么?\n请用一个词或短语回答问题。"
+    assert made.outline("test").instances == 1033  # type: ignore[union-attr]
+    assert (one.cluster_id, one.slices["answer_type"]) == ("102", "open")
+    with zipfile.ZipFile(tmp_path / "imgs.zip") as packed:
+        packed.extractall(tmp_path)
+    (tmp_path / "imgs.zip").unlink()
+    (again,) = read(made)
+    assert (again.id, again.images[0].digest) == (one.id, one.images[0].digest)
+
+
+def test_a_picture_outside_of_the_archive_is_not_read(registry: Registry, tmp_path: Path) -> None:
+    slake(tmp_path / "data")
+    (tmp_path / "secret.jpg").write_bytes(picture(5)["bytes"])
+    rows = json.loads((tmp_path / "data" / "test.json").read_text())
+    rows[0]["img_name"] = "../secret.jpg"
+    (tmp_path / "data" / "test.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"no picture \.\./secret\.jpg"):
+        read(benchmark(registry, "slake", path=tmp_path / "data"))
+
+
+def test_pope_has_its_three_kinds_as_splits(registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "0",
+            "question_id": "1",
+            "question": "Is there a dog in the image?",
+            "answer": "no",
+            "image_source": "COCO_1",
+            "image": picture(0),
+        }
+    ]
+    for name in ("random", "popular", "adversarial"):
+        save(tmp_path, [rows[0] | {"category": name}], name, "Full")
+    for name in ("random", "popular", "adversarial"):
+        made = benchmark(registry, "pope", path=tmp_path, split=name)
+        (one,) = made.instances(name)
+        assert one.slices == {"category": name}
+        assert made.outline(name).instances == 3000  # type: ignore[union-attr]
+
+
+def test_a_sample_keeps_groups_together(registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question_id": f"count/{number}.png",
+            "image": picture(number),
+            "question": f"Is this {number}, {answer}?",
+            "answer": answer,
+            "category": "count",
+        }
+        for answer in ("Yes", "No")
+        for number in range(10)
+    ]
+    save(tmp_path, rows, "test")
+    drawn = read(benchmark(registry, "mme", path=tmp_path, limit=7))
+    sizes = Counter(one.group_id for one in drawn)
+    assert sorted(sizes.values()) == [1, 2, 2, 2]
