@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -660,6 +661,57 @@ def test_pope_has_its_three_kinds_as_splits(registry: Registry, tmp_path: Path) 
         (one,) = made.instances(name)
         assert one.slices == {"category": name}
         assert made.outline(name).instances == 3000  # type: ignore[union-attr]
+
+
+def told(instance: Instance) -> Any:
+    pictures = [(image.digest, image.pixels.tobytes()) for image in instance.images]
+    return replace(instance, images=()), pictures
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_streaming_gives_the_same_instances(name: str, registry: Registry, tmp_path: Path) -> None:
+    CASES[name][0](tmp_path)
+    whole = read(benchmark(registry, name, path=tmp_path))
+    streamed = read(benchmark(registry, name, path=tmp_path, streaming=True))
+    assert [told(one) for one in streamed] == [told(one) for one in whole]
+
+
+def test_streaming_reads_across_files_and_row_groups(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {
+            "question_id": f"{number}",
+            "image": picture(number),
+            "question": f"Is this {number}?",
+            "answer": "Yes",
+            "category": "count",
+        }
+        for number in range(20)
+    ]
+    for part, (begin, end) in enumerate(((0, 7), (7, 20))):
+        table = datasets.Dataset.from_list(rows[begin:end]).cast_column("image", datasets.Image())
+        (tmp_path / "data").mkdir(exist_ok=True)
+        table.to_parquet(tmp_path / "data" / f"test-0000{part}-of-00002.parquet", batch_size=3)
+    whole = read(benchmark(registry, "mme", path=tmp_path, limit=9))
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda *_, **__: pytest.fail("a copy is made after all")
+    )
+    made = benchmark(registry, "mme", path=tmp_path, limit=9, streaming=True)
+    streamed = read(made)
+    assert [told(one) for one in streamed] == [told(one) for one in whole]
+    assert len(read(benchmark(registry, "mme", path=tmp_path, streaming=True))) == 20
+    assert made.fingerprint() == benchmark(registry, "mme", path=tmp_path).fingerprint()
+
+
+def test_what_cannot_be_streamed_is_said(registry: Registry, tmp_path: Path) -> None:
+    row = {"question_id": "1", "question": "Is it?", "answer": "Yes", "category": "count"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"image": "x"}))
+    with pytest.raises(DataError, match="only Parquet files can be streamed"):
+        read(benchmark(registry, "mme", path=tmp_path, streaming=True))
+    CASES["mme"][0](tmp_path / "other")
+    with pytest.raises(DataError, match="cannot read the split 'validation': there is none"):
+        read(benchmark(registry, "vqav2", path=tmp_path / "other", streaming=True))
 
 
 def test_a_sample_keeps_groups_together(registry: Registry, tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ class HubConfig(BenchmarkConfig):
         "cache, by default.",
     )
     revision: str = Field(default="", description="Branch, tag or commit on the hub.")
+    streaming: bool = Field(
+        default=False,
+        description="Read Parquet files in place instead of making `datasets` copy them into its "
+        "cache first; the instances are the same.",
+    )
     sample_seed: int | None = Field(
         default=0, description="Draw `limit` questions at random with this seed; null: the first."
     )
@@ -156,9 +161,10 @@ class HubBenchmark(Benchmark[HubConfig]):
             raise DataError(
                 f'{self.hub_id}: the package datasets is not installed: pip install "stabfw[hub]"'
             )
-        from stabfw_benchmarks.hub.reading import Rows
+        from stabfw_benchmarks.hub.reading import open_rows
 
-        return Rows(self._folder(), split, columns, self.hub_id)
+        streaming = self.config.streaming
+        return open_rows(self._folder(), split, columns, self.hub_id, streaming)
 
     def outline(self, split: str) -> Outline:
         """The published size, or `limit`, and the typical question."""
