@@ -12,7 +12,7 @@ from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
 
-_FORMAT = 3
+_FORMAT = 4
 _SIDE = 16
 
 
@@ -23,6 +23,7 @@ class Row:
     Attributes:
         id: Identity of the question.
         cluster: Instances with the same value are not independent.
+        group: Instances with the same value are scored together; empty where there is none.
         kind: How the answer looks.
         question: The user message as rendered from the clean instance.
         references: Gold answers.
@@ -38,6 +39,7 @@ class Row:
 
     id: str
     cluster: str
+    group: str
     kind: str
     question: str
     references: tuple[str, ...]
@@ -154,6 +156,7 @@ def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
     return Row(
         id=instance.id,
         cluster=instance.cluster_id,
+        group=instance.group_id,
         kind=instance.kind.value,
         question=prompt.text,
         references=instance.references,

@@ -43,7 +43,7 @@ class LoadedParrot(LoadedModel):
         return Encoded(
             tuple(p.instance_id for p in prompts),
             {"digests": tuple(p.digest for p in prompts)},
-            tuple({o.id: ((WORDS.index(o.texts[0]),),) for o in p.options} for p in prompts),
+            tuple({o.id: ((_word(o.texts),),) for o in p.options} for p in prompts),
         )
 
     def generate(self, encoded, options: GenerationOptions):
@@ -90,6 +90,10 @@ class Parrot(Model[ParrotConfig]):
     @contextmanager
     def open(self, request: LoadRequest) -> Iterator[LoadedParrot]:
         yield LoadedParrot(self.config, self.describe(request), request)
+
+
+def _word(texts: tuple[str, ...]) -> int:
+    return next(WORDS.index(text) for text in texts if text in WORDS)
 
 
 def _number(text: str) -> int:
