@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from stabfw.components import (
     Answer,
     AnswerKind,
     Benchmark,
-    BenchmarkConfig,
     Choice,
     Instance,
     Outline,
+    SampledConfig,
     extract_choice,
     extract_text,
     extract_yes_no,
@@ -48,7 +47,7 @@ class Split:
     config: str = ""
 
 
-class HubConfig(BenchmarkConfig):
+class HubConfig(SampledConfig):
     """Where the data lies, and how much of it is used."""
 
     path: Path | None = Field(
@@ -57,9 +56,6 @@ class HubConfig(BenchmarkConfig):
         "cache, by default.",
     )
     revision: str = Field(default="", description="Branch, tag or commit on the hub.")
-    sample_seed: int | None = Field(
-        default=0, description="Draw `limit` questions at random with this seed; null: the first."
-    )
 
 
 class HubBenchmark(Benchmark[HubConfig]):
@@ -112,11 +108,8 @@ class HubBenchmark(Benchmark[HubConfig]):
     def instances(self, split: str) -> Iterator[Instance]:
         """Read the rows of a split."""
         rows = self.rows(self.hub_splits[split], self.columns)
-        order = list(range(len(rows)))
-        if self.config.limit is not None and self.config.sample_seed is not None:
-            random.Random(f"{self.hub_id} {self.config.sample_seed}").shuffle(order)
         left = self.config.limit
-        for number in order:
+        for number in self.config.order(len(rows), self.hub_id):
             if left == 0:
                 return
             if (instance := self.instance(rows[number], number)) is not None:
