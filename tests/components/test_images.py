@@ -99,6 +99,14 @@ def test_transparent_colour_of_a_palette_is_white() -> None:
     assert mean(read(encoded(picture, "PNG", transparency=index))) == [255] * 3
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_animations_are_their_first_frame(kind: str) -> None:
+    frames = [PillowImage.new("RGB", (8, 8), (value, 0, 0)) for value in (200, 100)]
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 100}
+    options |= {"lossless": True} if kind == "WEBP" else {}
+    assert mean(read(encoded(frames[0], kind, **options))) == [200, 0, 0]
+
+
 def png(depth: int, colour: int, row: bytes, width: int = 2, height: int = 1) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         checked = name + content
