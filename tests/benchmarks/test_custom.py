@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from pyarrow import parquet
 from stabfw import cli
 from stabfw.components import Answer, AnswerKind, AnswerStatus, Instance, Kind
-from stabfw.errors import DataError, Exit
+from stabfw.errors import DataError, Exit, SpecError
 from stabfw.registry import Registry
 from stabfw.spec import load_spec, parse_spec
 from stabfw.testing import Status, run_checks
@@ -473,11 +473,19 @@ def test_what_cannot_be_read_out_of_an_answer_is_invalid() -> None:
     )
 
 
+def test_unknown_column_roles_are_named() -> None:
+    columns = {"question": "q", "image": "i", "answer": "a", "patient": "p"}
+    entry = {"type": "custom", "path": "x.csv", "columns": columns}
+    spec = {"stabfw": 1, "name": "x", "models": ["tiny-llava"], "benchmarks": [entry]}
+    with pytest.raises(SpecError, match=r"benchmarks\[0\].columns.patient: unknown field"):
+        parse_spec(spec, Registry())
+
+
 def test_two_tables_need_two_names() -> None:
     lines(YES_NO)
     entry = {"type": "custom", "path": "data/q.jsonl"}
     spec = {"stabfw": 1, "name": "x", "models": ["tiny-llava"], "benchmarks": [entry] * 2}
-    with pytest.raises(Exception, match="a second entry 'q': leave one out or give it another"):
+    with pytest.raises(SpecError, match="a second entry 'q': leave one out or give it another"):
         parse_spec(spec, Registry())
     spec["benchmarks"] = [entry, {**entry, "name": "again"}]
     parsed = parse_spec(spec, Registry())
