@@ -473,6 +473,54 @@ def test_what_cannot_be_read_out_of_an_answer_is_invalid() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("score", "golds", "answers"),
+    [
+        ("exact", ["a cat"], {"A cat.": 1, "cat": 0, "it is a cat": 0}),
+        ("contains", ["cat", "kitten"], {"it is a Kitten": 1, "dog": 0, "": 0}),
+        ("anls", ["Berlin"], {"berlin": 1, "Berlim": 0.833, "Bern": 0.667, "Paris": 0}),
+        ("numeric", ["40"], {"41": 1, "$40.0": 1, "43": 0, "many": 0}),
+    ],
+)
+def test_short_answers_are_scored_as_asked(
+    score: str, golds: list[str], answers: dict[str, float]
+) -> None:
+    benchmark = custom(lines([{**OPEN, "answer": golds}]), score=score)
+    (one,) = benchmark.instances("test")
+    for text, expected in answers.items():
+        told = benchmark.score(benchmark.extract(text, one), one)
+        assert told.value == pytest.approx(expected, abs=1e-3), text
+        assert told.correct == (expected >= 0.5)
+    yes_no = custom(lines(YES_NO), score=score)
+    first = next(iter(yes_no.instances("test")))
+    assert yes_no.score(yes_no.extract("yes", first), first).correct
+    assert not yes_no.score(yes_no.extract("no", first), first).correct
+
+
+def test_another_score_needs_no_new_predictions(stabfw: Callable[..., str]) -> None:
+    # Every colour that the model knows has an e, n, r or l in its name.
+    rows = [
+        {"image": "images/0.png", "question": question, "answer": ["e", "n", "r", "l"]}
+        for question in ("what color is it?", "what is the color of the cross?")
+    ]
+    lines(rows)
+    spec = {"stabfw": 1, "name": "mine", "models": ["tiny-llava"], "tracking": {"uri": None}}
+    spec["controls"] = {"noise_floor": None}
+
+    def accuracy(score: str) -> float:
+        entry = {"type": "custom", "path": "data/q.jsonl", "score": score}
+        Path("mine.yaml").write_text(json.dumps({**spec, "benchmarks": [entry]}))
+        stabfw("run", "mine.yaml")
+        (cell,) = json.loads(Path("runs/mine/results.json").read_text())["results"]["cells"]
+        return float(cell["accuracy"]["value"])
+
+    assert accuracy("exact") == 0
+    text = Path("mine.yaml").read_text().replace("exact", "contains")
+    Path("other.yaml").write_text(text)
+    assert "1 in the store; to do: 0 instances" in stabfw("plan", "other.yaml")
+    assert accuracy("contains") == 1
+
+
 def test_unknown_column_roles_are_named() -> None:
     columns = {"question": "q", "image": "i", "answer": "a", "patient": "p"}
     entry = {"type": "custom", "path": "x.csv", "columns": columns}

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import io
-import string
+import json
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from stabfw.components import Answer, AnswerKind, AnswerStatus, Benchmark, Instance, Kind
 from stabfw.errors import DataError
 from stabfw.registry import Registry
 from stabfw.testing import run_checks
 from stabfw_benchmarks.hub import HubBenchmark
-from stabfw_benchmarks.hub.vqa import soft_accuracy, vqa_normalised
 
 Rows = list[dict[str, Any]]
 SW = "\nAnswer the question using a single word or phrase."
@@ -44,11 +45,15 @@ def save(folder: Path, rows: Rows, split: str, config: str = "", several: bool =
     place.mkdir(parents=True, exist_ok=True)
     table.to_parquet(place / f"{split}-00000-of-00001.parquet")
     if config:
-        card = folder / "README.md"
-        known = card.read_text().removesuffix("---\n") if card.exists() else "---\nconfigs:\n"
-        entry = f"- config_name: {config}\n  data_files:\n"
-        entry += f"  - split: {split}\n    path: {config}/{split}-*\n"
-        card.write_text(known + entry + "---\n")
+        entries = [
+            f"- config_name: {inside.name}\n  data_files:\n"
+            + "".join(
+                f"  - split: {name}\n    path: {inside.name}/{name}-*\n"
+                for name in sorted(file.name.partition("-")[0] for file in inside.iterdir())
+            )
+            for inside in sorted(filter(Path.is_dir, folder.iterdir()))
+        ]
+        (folder / "README.md").write_text("---\nconfigs:\n" + "".join(entries) + "---\n")
 
 
 def pope(folder: Path) -> None:
@@ -196,6 +201,128 @@ def mmmu(folder: Path) -> None:
     save(folder, [row, opened], "validation")
 
 
+def photograph(name: str) -> dict[str, Any]:
+    """A real photograph, made small so that the models of the tests are quick on it."""
+    found = resources.files("sklearn.datasets") / "images" / name
+    with resources.as_file(found) as path, PillowImage.open(path) as opened:
+        small = opened.resize((32, 24))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=95)
+    return {"bytes": stream.getvalue(), "path": name}
+
+
+def mmstar(folder: Path) -> None:
+    row = {
+        "index": 0,
+        "question": "What is shown?\nOptions: A: a flower, B: a temple, C: a dog, D: a car",
+        "image": photograph("china.jpg"),
+        "answer": "B",
+        "category": "coarse perception",
+        "l2_category": "image scene and topic",
+        "meta_info": {"id": "0", "source": "MMBench", "split": "val", "image_path": "0.jpg"},
+    }
+    other = {"index": 1, "answer": "A", "image": photograph("flower.jpg")}
+    save(folder, [row, row | other], "val")
+
+
+def ai2d(folder: Path) -> None:
+    row = {
+        "question": "Which label is the sun?",
+        "options": ["P", "R", "V", "T"],
+        "answer": "2",
+        "image": picture(0),
+    }
+    save(folder, [row, row | {"question": "Which is the moon?", "answer": "0"}], "test")
+
+
+def realworldqa(folder: Path) -> None:
+    letter = "\nPlease answer directly with only the letter of the correct option and nothing else."
+    word = "\nPlease answer directly with a single word or number."
+    rows = [
+        {"question": "Where to?\n\nA. Left\nB. Straight\nC. Right" + letter, "answer": "B"},
+        {"question": "How many lanes are there?" + word, "answer": "3"},
+        {"question": "Is it open?" + word, "answer": "Yes"},
+    ]
+    shared = {"image": photograph("china.jpg"), "image_path": "0.webp"}
+    save(folder, [shared | row for row in rows], "test")
+
+
+def ocrbench(folder: Path) -> None:
+    row = {
+        "dataset": "IIIT5K",
+        "question_type": "Regular Text Recognition",
+        "question": "what is written in the image?",
+        "answer": ["CENTRE"],
+        "image": picture(0),
+    }
+    formula = {
+        "dataset": "HME100k",
+        "question_type": "Handwritten Mathematical Expression Recognition",
+        "question": "Please write out the expression of the formula in the image.",
+        "answer": ["A = \\frac { 1 } { 2 }"],
+    }
+    save(folder, [row, row | formula | {"image": picture(1)}], "test")
+
+
+def vqa_rad(folder: Path) -> None:
+    rows = [
+        {"question": "is there a fracture?", "answer": "No"},
+        {"question": "which lung is affected?", "answer": "Left upper lung (anterior)"},
+    ]
+    save(folder, [{"image": picture(0)} | row for row in rows], "test")
+
+
+def slake(folder: Path) -> None:
+    row = {
+        "img_id": 102,
+        "img_name": "xmlab102/source.jpg",
+        "question": "What modality is used to take this image?",
+        "answer": "X-Ray",
+        "q_lang": "en",
+        "location": "Lung",
+        "modality": "X-Ray",
+        "answer_type": "OPEN",
+        "base_type": "vqa",
+        "content_type": "Modality",
+        "triple": ["vhead", "_", "_"],
+        "qid": 11934,
+    }
+    closed = {
+        "qid": 11937,
+        "question": "Does the lung look healthy?",
+        "answer": "No",
+        "answer_type": "CLOSED",
+        "content_type": "Abnormality",
+    }
+    chinese = {"qid": 11964, "q_lang": "zh", "question": "图像的成像方式是什么?", "answer": "X光"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.json").write_text(
+        json.dumps([row, row | closed, row | chinese], ensure_ascii=False)
+    )
+    with zipfile.ZipFile(folder / "imgs.zip", "w") as packed:
+        packed.writestr("imgs/xmlab102/source.jpg", picture(0)["bytes"])
+        packed.writestr("imgs/xmlab103/source.jpg", picture(1)["bytes"])
+
+
+def pmc_vqa(folder: Path) -> None:
+    names = ("Choice A", "Choice B", "Choice C", "Choice D")
+    options = (" A:Ultrasound ", " B:MRI, T1 ", " C:X-ray ", "D:CT")
+    row = {
+        "Figure_path": "PMC8253797_Fig4_11.jpg",
+        "Question": " What is the imaging modality?",
+        "Answer": "MRI, T1",
+        **dict(zip(names, options, strict=True)),
+        "Answer_label": "B",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "test_clean.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        writer.writeheader()
+        writer.writerows([row, row | {"Question": "Which one?", "Answer_label": "D"}])
+    with zipfile.ZipFile(folder / "images.zip", "w") as packed:
+        packed.writestr("images/PMC8253797_Fig4_11.jpg", picture(0)["bytes"])
+
+
 #: What each benchmark asks and what counts as right: prompts, then texts of full marks.
 CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "pope": (
@@ -243,6 +370,64 @@ CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
             "How much is it? (picture 1)" + SW,
         ],
         ["C", "$1200.00"],
+    ),
+    "mmstar": (
+        mmstar,
+        [
+            "What is shown?\nOptions: A: a flower, B: a temple, C: a dog, D: a car"
+            + LT.removesuffix(".")
+        ]
+        * 2,
+        ["B", "A: a flower"],
+    ),
+    "ai2d": (
+        ai2d,
+        [
+            "Which label is the sun?\nA. P\nB. R\nC. V\nD. T" + LT,
+            "Which is the moon?\nA. P\nB. R\nC. V\nD. T" + LT,
+        ],
+        ["C.", "A. P"],
+    ),
+    "realworldqa": (
+        realworldqa,
+        [
+            "Where to?\n\nA. Left\nB. Straight\nC. Right\nPlease answer directly with only the "
+            "letter of the correct option and nothing else.",
+            "How many lanes are there?\nPlease answer directly with a single word or number.",
+            "Is it open?\nPlease answer directly with a single word or number.",
+        ],
+        ["B", "3.", "Yes."],
+    ),
+    "ocrbench": (
+        ocrbench,
+        [
+            "what is written in the image?",
+            "Please write out the expression of the formula in the image.",
+        ],
+        ["It says\n'centre'.", "$A=\\frac{1}{2}$"],
+    ),
+    "vqa-rad": (
+        vqa_rad,
+        ["is there a fracture?" + SW, "which lung is affected?" + SW],
+        ["No, there is none.", "Left upper lung."],
+    ),
+    "path-vqa": (
+        vqa_rad,
+        ["is there a fracture?" + SW, "which lung is affected?" + SW],
+        ["no", "left upper lung"],
+    ),
+    "slake": (
+        slake,
+        ["What modality is used to take this image?" + SW, "Does the lung look healthy?" + SW],
+        ["x ray", "No."],
+    ),
+    "pmc-vqa": (
+        pmc_vqa,
+        [
+            "What is the imaging modality?\nA. Ultrasound\nB. MRI, T1\nC. X-ray\nD. CT" + LT,
+            "Which one?\nA. Ultrasound\nB. MRI, T1\nC. X-ray\nD. CT" + LT,
+        ],
+        ["B", "CT"],
     ),
 }
 
@@ -372,38 +557,124 @@ class TestErrors:
         with pytest.raises(DataError, match="image of row 0: not a readable image"):
             _ = one.images[0].pixels
 
+    @pytest.mark.parametrize("name", CASES)
+    def test_offline_it_says_at_once_what_to_download(
+        self, name: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        made = benchmark(registry, name, revision="main")
+        assert isinstance(made, HubBenchmark)
+        # What lies under the same name where one happens to stand is not the data set.
+        CASES[name][0](tmp_path / made.hub_id)
+        monkeypatch.chdir(tmp_path)
+        download = rf"hf download {made.hub_id}( [\w.]+)* --repo-type dataset --revision main"
+        for asked in (lambda: read(made), made.fingerprint):
+            with pytest.raises(DataError, match=download):
+                asked()
 
-class TestSoftAccuracy:
-    @pytest.mark.parametrize(
-        ("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
-    )
-    def test_by_number_of_people(self, matches: int, score: float) -> None:
-        people = ["yes"] * matches + ["no"] * (10 - matches)
-        assert soft_accuracy("yes", people) == pytest.approx(score)
+    def test_archive_that_was_left_out(self, registry: Registry, tmp_path: Path) -> None:
+        slake(tmp_path)
+        (tmp_path / "imgs.zip").unlink()
+        with pytest.raises(DataError, match=r"hf download BoKelvin/SLAKE test.json imgs.zip"):
+            read(benchmark(registry, "slake", path=tmp_path))
 
-    def test_half_counts_as_correct(self, registry: Registry) -> None:
-        made = benchmark(registry, "vqav2")
-        one = Instance.create((), "?", native_id=0, references=("a b",) * 2 + ("c",) * 8)
-        score = made.score(Answer("a b", AnswerKind.SHORT), one)
-        assert (round(score.value, 3), score.correct) == (0.6, True)
+    def test_archive_that_is_none_or_not_complete(self, registry: Registry, tmp_path: Path) -> None:
+        pmc_vqa(tmp_path)
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
+            packed.writestr("images/other.jpg", b"")
+        with pytest.raises(DataError, match=r"no picture PMC8253797_Fig4_11.jpg in it"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
+        (tmp_path / "images.zip").write_bytes(b"PK")
+        with pytest.raises(DataError, match="not a zip file"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
 
-    @pytest.mark.parametrize(
-        ("text", "folded"),
-        [
-            ("The Dog.", "dog"),
-            ("two", "2"),
-            ("1,000", "1000"),
-            ("3.5", "3.5"),
-            ("dont know", "don't know"),
-            ("it's", "it's"),
-            ("black/white", "black white"),
-            ("A", ""),
-            ("", ""),
-        ],
-    )
-    def test_folding(self, text: str, folded: str) -> None:
-        assert vqa_normalised(text) == folded
+    def test_files_that_are_something_else(self, registry: Registry, tmp_path: Path) -> None:
+        slake(tmp_path)
+        (tmp_path / "test.json").write_text('{"rows": []}')
+        with pytest.raises(DataError, match="expected a list of objects"):
+            read(benchmark(registry, "slake", path=tmp_path))
+        (tmp_path / "test.json").write_text('[{"qid": 1}]')
+        with pytest.raises(DataError, match="row 0 lacks img_id"):
+            read(benchmark(registry, "slake", path=tmp_path))
+        with pytest.raises(DataError, match=r"test_clean\.csv: no such file"):
+            read(benchmark(registry, "pmc-vqa", path=tmp_path))
 
-    @given(st.text(alphabet=string.printable))
-    def test_folding_twice_is_folding_once(self, text: str) -> None:
-        assert vqa_normalised(vqa_normalised(text)) == vqa_normalised(text)
+
+def test_half_agreement_counts_as_correct(registry: Registry) -> None:
+    made = benchmark(registry, "vqav2")
+    one = Instance.create((), "?", native_id=0, references=("a b",) * 2 + ("c",) * 8)
+    score = made.score(Answer("a b", AnswerKind.SHORT), one)
+    assert (round(score.value, 3), score.correct) == (0.6, True)
+
+
+def test_open_medical_answers_get_points_for_words(registry: Registry, tmp_path: Path) -> None:
+    vqa_rad(tmp_path)
+    made = benchmark(registry, "vqa-rad", path=tmp_path)
+    closed, opened = read(made)
+    assert (closed.kind, opened.kind) == (AnswerKind.YES_NO, AnswerKind.SHORT)
+    score = made.score(made.extract("The left lung.", opened), opened)
+    assert (round(score.value, 3), score.correct) == (0.667, False)
+    score = made.score(made.extract("yes", closed), closed)
+    assert (score.value, score.correct) == (0.0, False)
+
+
+def test_slake_in_the_other_language_and_unpacked(registry: Registry, tmp_path: Path) -> None:
+    slake(tmp_path)
+    (one,) = read(benchmark(registry, "slake", path=tmp_path, language="zh"))
+    made = benchmark(registry, "slake", path=tmp_path, language="zh")
+    assert made.render(one) == "图像的成像方式是什么?\n请用一个词或短语回答问题。"
+    assert made.outline("test").instances == 1033  # type: ignore[union-attr]
+    assert (one.cluster_id, one.slices["answer_type"]) == ("102", "open")
+    with zipfile.ZipFile(tmp_path / "imgs.zip") as packed:
+        packed.extractall(tmp_path)
+    (tmp_path / "imgs.zip").unlink()
+    (again,) = read(made)
+    assert (again.id, again.images[0].digest) == (one.id, one.images[0].digest)
+
+
+def test_a_picture_outside_of_the_archive_is_not_read(registry: Registry, tmp_path: Path) -> None:
+    slake(tmp_path / "data")
+    (tmp_path / "secret.jpg").write_bytes(picture(5)["bytes"])
+    rows = json.loads((tmp_path / "data" / "test.json").read_text())
+    rows[0]["img_name"] = "../secret.jpg"
+    (tmp_path / "data" / "test.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"no picture \.\./secret\.jpg"):
+        read(benchmark(registry, "slake", path=tmp_path / "data"))
+
+
+def test_pope_has_its_three_kinds_as_splits(registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "0",
+            "question_id": "1",
+            "question": "Is there a dog in the image?",
+            "answer": "no",
+            "image_source": "COCO_1",
+            "image": picture(0),
+        }
+    ]
+    for name in ("random", "popular", "adversarial"):
+        save(tmp_path, [rows[0] | {"category": name}], name, "Full")
+    for name in ("random", "popular", "adversarial"):
+        made = benchmark(registry, "pope", path=tmp_path, split=name)
+        (one,) = made.instances(name)
+        assert one.slices == {"category": name}
+        assert made.outline(name).instances == 3000  # type: ignore[union-attr]
+
+
+def test_a_sample_keeps_groups_together(registry: Registry, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question_id": f"count/{number}.png",
+            "image": picture(number),
+            "question": f"Is this {number}, {answer}?",
+            "answer": answer,
+            "category": "count",
+        }
+        for answer in ("Yes", "No")
+        for number in range(10)
+    ]
+    save(tmp_path, rows, "test")
+    drawn = read(benchmark(registry, "mme", path=tmp_path, limit=7))
+    sizes = Counter(one.group_id for one in drawn)
+    assert sorted(sizes.values()) == [1, 2, 2, 2]

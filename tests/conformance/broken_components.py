@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from stabfw.components import (
     Encoded,
     FinishReason,
     GenerationOptions,
+    Graded,
     Image,
     Instance,
     Kind,
@@ -700,6 +701,42 @@ class Remembering(Cards):
         good = super().score(answer, instance)
         self._times += 1
         return good if good.correct else Score(0.0 if self._times < 99 else 1e-9, False)
+
+
+@fails("check_aggregate")
+class Fleeting(Cards):
+    """Grades the last answer only."""
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        return {"last": float(graded[-1].kind is AnswerKind.SHORT)}
+
+
+@fails("check_aggregate")
+class Piling(Cards):
+    """Adds to what it found the last time."""
+
+    _sum = 0.0
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        self._sum += sum(one.score.value for one in graded)
+        return {"sum": self._sum}
+
+
+@fails("check_aggregate")
+class Contrary(Cards):
+    """Is the better the more is wrong."""
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        return {"errors": float(sum(not one.score.correct for one in graded))}
+
+
+@fails("check_aggregate")
+class Undefined(Cards):
+    """Is not a number where nothing is right."""
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        right = sum(one.score.correct for one in graded)
+        return {"odds": 1.0 if right else float("nan")}
 
 
 @fails("check_letters_follow_the_order_shown")

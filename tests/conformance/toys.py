@@ -24,6 +24,7 @@ from stabfw.components import (
     Encoded,
     FinishReason,
     GenerationOptions,
+    Graded,
     Image,
     Instance,
     Kind,
@@ -318,6 +319,9 @@ class Cards(Benchmark[CardsConfig]):
         if instance.kind is AnswerKind.YES_NO:
             return extract_yes_no(text)
         return extract_text(text, instance.kind)
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        return {"points": sum(one.score.value for one in graded)}
 
 
 class ZeroConfig(MetricConfig):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stabfw.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _KINDS = ("negative", "positive", "wrong_churn", "right_churn")
 
@@ -75,6 +79,7 @@ def command(
             for change in changes:
                 click.echo(json.dumps({"cell": comparison.condition.label, **change}))
             continue
+        _print_scores(console, comparison.condition.label, results.aggregates(comparison))
         title = escape(f"{comparison.condition.label}: {len(changes)} changed")
         if len(changes) > limit:
             title += f", {limit} shown"
@@ -94,6 +99,23 @@ def command(
                 "" if margin is None else f"{margin:.2f}",
             )
         console.print(table)
+
+
+def _print_scores(console: Console, label: str, scores: Mapping[str, tuple[float, float]]) -> None:
+    """Print the benchmark's own scores, where it has some."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not scores:
+        return
+    table = Table(
+        title=escape(f"{label}: scores of the benchmark"), title_justify="left", header_style="bold"
+    )
+    for name in ("score", "baseline", "stack", "change"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    for name, (base, variant) in scores.items():
+        table.add_row(escape(name), f"{base:.4g}", f"{variant:.4g}", f"{variant - base:+.3g}")
+    console.print(table)
 
 
 def _changes(path: Path) -> list[dict[str, Any]]:

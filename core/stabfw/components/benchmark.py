@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -63,6 +64,27 @@ class SampledConfig(BenchmarkConfig):
         return places
 
 
+@dataclass(frozen=True)
+class Graded:
+    """A question that was answered and scored, as an aggregate needs it.
+
+    Attributes:
+        group_id: Instances with the same value are scored together; empty where there is none.
+        slices: The names under which its results are broken down.
+        kind: How the answer looks.
+        references: Gold answers.
+        answer: What was read.
+        score: What that is worth.
+    """
+
+    group_id: str
+    slices: Mapping[str, str]
+    kind: AnswerKind
+    references: tuple[str, ...]
+    answer: Answer
+    score: Score
+
+
 B = TypeVar("B", bound=BenchmarkConfig)
 
 
@@ -75,11 +97,14 @@ class Benchmark(Component[B]):
 
     Attributes:
         splits: Names that `instances` accepts, the one evaluated by default first.
-        scorer_version: Raise it when the same text is read or scored differently than before.
-            Scores are then made anew; predictions stay.
+        same_pictures: Splits that hold other questions about the same pictures, and so are never
+            calibrated on for one another.
+        scorer_version: Raise it when the same text is read, scored or aggregated differently than
+            before. Scores are then made anew; predictions stay.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("test",)
+    same_pictures: ClassVar[frozenset[str]] = frozenset()
     scorer_version: ClassVar[int] = 1
 
     @classmethod
@@ -154,6 +179,18 @@ class Benchmark(Component[B]):
         """Score an answer against the references; the default is equality with any of them."""
         correct = answer.status is AnswerStatus.OK and answer.value in instance.references
         return Score(float(correct), correct)
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        """Return the numbers that the benchmark's authors report besides accuracy, by name.
+
+        They depend neither on the order of `graded` nor on anything else, and none becomes better
+        when right answers are taken away. With `limit`, `graded` is a part of the split only, and
+        may hold a part of a group. The default is none.
+
+        Args:
+            graded: All questions that could be asked; never empty.
+        """
+        return {}
 
 
 def letters(count: int) -> str:

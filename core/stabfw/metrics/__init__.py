@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .counts import Counts as Counts
+    from .groups import by_group as by_group
+    from .groups import group_floor as group_floor
+    from .groups import group_metrics as group_metrics
     from .intervals import Interval as Interval
     from .intervals import bootstrap_interval as bootstrap_interval
     from .intervals import clopper_pearson as clopper_pearson
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 _HOME = {
     "pairs": ("Outcomes", "PairingError", "Pairs", "Side", "pair"),
     "counts": ("Counts",),
+    "groups": ("by_group", "group_floor", "group_metrics"),
     "intervals": (
         "Interval",
         "bootstrap_interval",

@@ -23,6 +23,7 @@ class Row:
     Attributes:
         id: Identity of the question.
         cluster: Instances with the same value are not independent.
+        group: Instances with the same value are scored together; empty where there is none.
         kind: How the answer looks.
         question: The user message as rendered from the clean instance.
         references: Gold answers.
@@ -38,6 +39,7 @@ class Row:
 
     id: str
     cluster: str
+    group: str
     kind: str
     question: str
     references: tuple[str, ...]
@@ -89,9 +91,10 @@ class Dataset:
 
     @cached_property
     def scorer(self) -> str:
-        """Version of how answers are read and scored, gold labels included."""
+        """Version of how answers are read and scored, config and gold labels included."""
+        config = self.benchmark.config.model_dump(mode="json", exclude={"name"})
         gold = [[row.id, row.references] for row in self.rows]
-        return digest([self.type, self.benchmark.scorer_version, gold])[:16]
+        return digest([self.type, self.benchmark.scorer_version, config, gold])[:16]
 
 
 def outline_dataset(name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset | None:
@@ -160,6 +163,7 @@ def _describe(benchmark: Benchmark[Any], instance: Instance, unreadable: list[st
     return Row(
         id=instance.id,
         cluster=instance.cluster_id,
+        group=instance.group_id,
         kind=instance.kind.value,
         question=prompt.text,
         references=instance.references,

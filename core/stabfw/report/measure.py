@@ -14,6 +14,7 @@ from stabfw.components import (
     AnswerKind,
     AnswerStatus,
     FinishReason,
+    Graded,
     Metric,
     Prediction,
     Score,
@@ -31,6 +32,8 @@ from stabfw.metrics import (
     excess_divergence,
     excess_per_instance,
     flip_causes,
+    group_floor,
+    group_metrics,
     loglik_delta,
     noise_floor,
     pair,
@@ -89,7 +92,35 @@ class CellOutcomes:
             slices=slices,
         )
 
-    @property
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each instance, by instance id."""
+        return {row.id: row.group for row in self.cell.dataset.rows}
+
+    @cached_property
+    def aggregates(self) -> dict[str, float]:
+        """What the benchmark makes of the answers that were given.
+
+        Raises:
+            PluginError: If the benchmark fails to, or some number is not finite.
+        """
+        graded = [
+            Graded(
+                row.group, row.slices, AnswerKind(row.kind), row.references, *self.scores[row.id]
+            )
+            for row in self.cell.dataset.rows
+            if row.id in self.scores and row.id not in self.errors
+        ]
+        if not graded:
+            return {}
+        dataset = self.cell.dataset
+        with blaming(f"benchmark {dataset.type}", "aggregate()"):
+            found = {name: float(v) for name, v in dataset.benchmark.aggregate(graded).items()}
+            if wrong := [name for name, value in found.items() if not isfinite(value)]:
+                raise ValueError(f"{wrong[0]} is {found[wrong[0]]}")
+        return found
+
+    @cached_property
     def errors(self) -> dict[str, str]:
         """Why instances could not be asked, by instance id."""
         return {
@@ -248,6 +279,7 @@ class _Measuring:
         pairs = self._pair(condition)
         repeats, floor = self._floor(base_key)
         values = dict(stability_metrics(pairs))
+        values |= group_metrics(pairs, self.done[key].groups)
         if repeats:
             values["excess_divergence"] = excess_divergence(pairs, repeats)
         values |= self._beside_clean(condition, pairs, repeats)
@@ -315,13 +347,15 @@ class _Measuring:
                 for condition, key in self.plan.named.items()
                 if condition.role is Role.FLOOR and self.plan.base_of[key] == base_key
             }
-            base = self.done[base_key].table
+            base = self.done[base_key]
             repeats = [
-                pair(base, self.done[key].table)
+                pair(base.table, self.done[key].table)
                 for key in keys
                 if key in self.done and key != base_key
             ]
-            self._floors[base_key] = (repeats, noise_floor(repeats) if repeats else {})
+            floor = dict(noise_floor(repeats)) if repeats else {}
+            floor |= group_floor(repeats, base.groups) if repeats else {}
+            self._floors[base_key] = (repeats, floor)
         return self._floors[base_key]
 
     def _beside_clean(
@@ -423,6 +457,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             interval.method,
         ),
         unanswered=len(outcomes.errors),
+        aggregates=outcomes.aggregates,
         report=row.report,
         facts={
             "instances": len(table),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from stabfw.metrics.stability import PARSER_ALARM_SHARE, MetricValue
 from stabfw.report.forest import forest_svg, ordered
@@ -50,6 +51,7 @@ def report_page(results: Results) -> str:
         stacks=[_line(c, likelihood) for c in comparisons if not is_control(c)],
         controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
+        aggregates=_aggregates(results, comparisons),
         slices=_slices([c for c in comparisons if not is_control(c)]),
         cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
         repeats=sum(cell.condition.role is Role.FLOOR for cell in results.cells),
@@ -192,36 +194,82 @@ def _noise(metric: MetricValue | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _SliceTable:
-    """How the stacks do on each level of a slice; the longer of the two goes downwards."""
+class _Grid:
+    """How the stacks do by one name or another; the longer of the two goes downwards."""
 
     name: str
     place: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
 
-
-def _slices(comparisons: Sequence[Comparison]) -> list[_SliceTable]:
-    """Return one table per slice, benchmark and model."""
-    tables: dict[tuple[str, str], list[Comparison]] = {}
-    for c in comparisons:
-        for name in c.slices:
-            place = f"{c.condition.benchmark} · {c.condition.model}"
-            tables.setdefault((name, place), []).append(c)
-    found = []
-    for (name, place), members in tables.items():
-        levels = tuple(dict.fromkeys(level for c in members for level in c.slices[name]))
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        place: str,
+        members: Sequence[Comparison],
+        levels: tuple[str, ...],
+        cell: Callable[[Comparison, str], tuple[str, ...]],
+    ) -> _Grid:
         heads = tuple(f"{c.condition.stack}, {c.condition.perturbation}" for c in members)
-        grid = [tuple(_slice_cell(c, name, level) for level in levels) for c in members]
+        grid = [tuple(cell(c, level) for level in levels) for c in members]
         if len(levels) > len(members):
             across, down, grid = heads, levels, list(zip(*grid, strict=True))
         else:
             across, down = levels, heads
-        found.append(_SliceTable(name, place, across, tuple(zip(down, grid, strict=True))))
-    return found
+        return cls(name, place, across, tuple(zip(down, grid, strict=True)))
 
 
-def _slice_cell(comparison: Comparison, name: str, level: str) -> tuple[str, ...]:
+def _place(comparison: Comparison) -> str:
+    return f"{comparison.condition.benchmark} · {comparison.condition.model}"
+
+
+def _aggregates(results: Results, comparisons: Sequence[Comparison]) -> list[_Grid]:
+    """Return one table per benchmark and model of the scores that the benchmark has of its own."""
+    values = {id(c): results.aggregates(c) for c in comparisons if c.label_preserved}
+    places: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        if values.get(id(c)):
+            places.setdefault(_place(c), []).append(c)
+
+    def cell(comparison: Comparison, name: str) -> tuple[str, ...]:
+        found = values[id(comparison)].get(name)
+        if found is None:
+            return (NOTHING,)
+        base, variant = found
+        return _fact(variant), f"baseline {_fact(base)}", f"change {variant - base:+.3g}"
+
+    return [
+        _Grid.of(
+            place,
+            "",
+            members,
+            tuple(dict.fromkeys(n for c in members for n in values[id(c)])),
+            cell,
+        )
+        for place, members in places.items()
+    ]
+
+
+def _slices(comparisons: Sequence[Comparison]) -> list[_Grid]:
+    """Return one table per slice, benchmark and model."""
+    tables: dict[tuple[str, str], list[Comparison]] = {}
+    for c in comparisons:
+        for name in c.slices:
+            tables.setdefault((name, _place(c)), []).append(c)
+    return [
+        _Grid.of(
+            name,
+            place,
+            members,
+            tuple(dict.fromkeys(level for c in members for level in c.slices[name])),
+            partial(_slice_cell, name),
+        )
+        for (name, place), members in tables.items()
+    ]
+
+
+def _slice_cell(name: str, comparison: Comparison, level: str) -> tuple[str, ...]:
     metrics = comparison.slices[name].get(level)
     if metrics is None or "divergence_ratio" not in metrics:
         return ("too few",)
@@ -243,6 +291,7 @@ class _Cell:
 
 def _cell(cell: CellResult) -> _Cell:
     facts = [("unanswered", _fact(cell.unanswered))] if cell.unanswered else []
+    facts += [(name, _fact(value)) for name, value in cell.aggregates.items()]
     facts += [(name, _fact(value)) for name, value in cell.facts.items()]
     for member, said in cell.report.items():
         facts += [(f"{member}: {name}", _fact(value)) for name, value in said.items()]

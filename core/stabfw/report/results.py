@@ -32,6 +32,7 @@ class CellResult:
         condition: Its names.
         accuracy: Share of correct answers, among those given, with its interval.
         unanswered: Number of instances that could not be asked.
+        aggregates: What the benchmark's authors report besides, by name, of the answers given.
         report: What each member of the stack reported of itself, by member, and under `prefill`
             what the first batch was counted to cost.
         facts: Further numbers and texts: median times, visual tokens, versions.
@@ -41,6 +42,7 @@ class CellResult:
     condition: Condition
     accuracy: MetricValue
     unanswered: int = 0
+    aggregates: Mapping[str, float] = field(default_factory=dict)
     report: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -54,7 +56,8 @@ class Comparison:
         base_key: Key of its baseline.
         condition: Names of the cell.
         metrics: Every metric with its interval: the stability metrics, and where a noise floor
-            was measured `excess_divergence`, where clean and perturbed cells exist
+            was measured `excess_divergence`, where instances are scored together those of whole
+            groups (`group_correct_loss_rate`), where clean and perturbed cells exist
             `perturbation_amplification`, and where the baseline's answers were scored
             `answer_loglik_delta` and `answer_loglik_delta_per_token`.
         floor: The metrics of the baseline against itself in other batch compositions.
@@ -106,6 +109,12 @@ class Results:
     comparisons: tuple[Comparison, ...]
     failures: tuple[Failure, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def aggregates(self, comparison: Comparison) -> dict[str, tuple[float, float]]:
+        """The benchmark's own scores of a comparison, by name: the baseline's, then the cell's."""
+        of = {cell.key: cell.aggregates for cell in self.cells}
+        base, variant = of.get(comparison.base_key, {}), of.get(comparison.key, {})
+        return {name: (base[name], variant[name]) for name in variant if name in base}
 
 
 @dataclass(frozen=True)

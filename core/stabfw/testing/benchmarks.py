@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations, islice
+from math import inf, isclose, isfinite
 from typing import Any
 
 from stabfw.components import (
@@ -13,7 +14,9 @@ from stabfw.components import (
     AnswerStatus,
     Benchmark,
     Component,
+    Graded,
     Instance,
+    Score,
 )
 from stabfw.errors import DataError
 from stabfw.testing.check import CheckError, NotApplicableError, require
@@ -170,6 +173,40 @@ def check_extract_and_score_pure(subject: Subject) -> None:
     )
 
 
+def check_aggregate(subject: Subject) -> None:
+    """Aggregates are finite, follow from the answers in any order, and are best for gold ones."""
+    benchmark = subject.make()
+    graded = [best for item in _instances(subject) if (best := _best(benchmark, item)) is not None]
+    if not graded:
+        raise NotApplicableError("its instances have no references")
+    gold = dict(benchmark.aggregate(graded))
+    if not gold:
+        raise NotApplicableError("it has no aggregates")
+    _require_finite(subject, gold)
+    others = (benchmark, graded), (benchmark, graded[::-1]), (subject.make(), graded)
+    for reader, answers in others:
+        again = dict(reader.aggregate(answers))
+        require(
+            again.keys() == gold.keys()
+            and all(isclose(again[name], gold[name], abs_tol=1e-9) for name in gold),
+            f"{subject} aggregates the same answers differently the next time, or in another "
+            f"order: {gold}, then {again}",
+        )
+    for step in (1, 2, 3):
+        fewer = dict(
+            benchmark.aggregate(
+                [_lost(one) if place % step == 0 else one for place, one in enumerate(graded)]
+            )
+        )
+        _require_finite(subject, fewer)
+        better = [name for name, value in fewer.items() if value > gold.get(name, inf) + 1e-9]
+        require(
+            not better,
+            f"{subject} aggregates answers of which some are missing to more than gold answers: "
+            f"{better[:1]}",
+        )
+
+
 def check_letters_follow_the_order_shown(subject: Subject) -> None:
     """A letter means the option in that place, also after the options were shuffled."""
     benchmark = subject.make()
@@ -232,9 +269,11 @@ def check_render_is_pure_and_contains_question(subject: Subject) -> None:
 
 
 def check_splits_share_no_image(subject: Subject) -> None:
-    """No picture is in two splits, so calibration cannot see what is evaluated."""
+    """No picture is in two splits, unless it says so, so calibration cannot see what is asked."""
     pictures: dict[str, set[str]] = {}
-    for split in subject.component_cls.splits:  # type: ignore[attr-defined]
+    cls = subject.component_cls
+    assert issubclass(cls, Benchmark)
+    for split in cls.splits:
         component = subject.make(limit=_PER_SPLIT)
         try:
             items = list(islice(component.instances(split), _PER_SPLIT))
@@ -244,11 +283,13 @@ def check_splits_share_no_image(subject: Subject) -> None:
     if len(pictures) < 2:
         raise NotApplicableError("it has fewer than two splits with data")
     for one, other in combinations(pictures, 2):
+        if {one, other} <= cls.same_pictures:
+            continue
         shared = pictures[one] & pictures[other]
         require(
             not shared,
             f"{subject}: {len(shared)} of {len(pictures[one])} pictures of the split '{one}' are "
-            f"in '{other}' too",
+            f"in '{other}' too; if it has to be so, name both in `same_pictures`",
         )
 
 
@@ -302,6 +343,27 @@ def _golden(instance: Instance) -> Iterator[str]:
         yield reference
 
 
+def _best(benchmark: Benchmark[Any], instance: Instance) -> Graded | None:
+    """An instance with the gold answer that scores best, None where it has no reference."""
+    answers = [benchmark.extract(text, instance) for text in _golden(instance)]
+    scored = [(answer, benchmark.score(answer, instance)) for answer in answers]
+    if not scored:
+        return None
+    answer, score = max(scored, key=lambda pair: pair[1].value)
+    given = instance.group_id, instance.slices, instance.kind, instance.references
+    return Graded(*given, answer, score)
+
+
+def _lost(graded: Graded) -> Graded:
+    answer = Answer(None, graded.kind, AnswerStatus.INVALID)
+    return replace(graded, answer=answer, score=Score(0.0, False))
+
+
+def _require_finite(subject: Subject, aggregates: Mapping[str, float]) -> None:
+    wrong = [name for name, value in aggregates.items() if not isfinite(value)]
+    require(not wrong, f"{subject} has the aggregate {wrong[:1]} that is not a finite number")
+
+
 def _told(instance: Instance) -> Any:
     pictures = [image.digest for image in instance.images]
     return replace(instance, images=(), slices=dict(instance.slices)), pictures
@@ -315,6 +377,7 @@ CHECKS = (
     check_missing_answer_scores_nothing,
     check_extract_never_raises,
     check_extract_and_score_pure,
+    check_aggregate,
     check_letters_follow_the_order_shown,
     check_options_are_read_back,
     check_render_is_pure_and_contains_question,

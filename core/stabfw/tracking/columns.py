@@ -38,6 +38,9 @@ COLUMNS = (
     Column("div", "divergence_ratio"),
     Column("excess", "excess_divergence"),
     Column("flips", "flips", bounds=False),
+    Column("group_acc", "group_accuracy_base", bounds=False),
+    Column("group_acc_d", "group_accuracy_delta"),
+    Column("group_loss", "group_correct_loss_rate"),
     Column("loss", "correct_loss_rate"),
     Column("neg", "negative_flip_rate", bounds=False),
     Column("neg_share", "negative_share", bounds=False),
@@ -78,9 +81,11 @@ def comparison_columns(comparison: Comparison) -> dict[str, float]:
 
 
 def cell_columns(cell: CellResult) -> dict[str, float]:
-    """Return the columns of a cell on its own: accuracy and every number that it reported."""
+    """Return the columns of a cell on its own: accuracy, scores and every number that it told."""
     found = _of(Column("acc", "accuracy"), cell.accuracy)
     found |= {"n": float(cell.accuracy.n), "unanswered": float(cell.unanswered)}
+    for name, value in cell.aggregates.items():
+        found |= _rounded(_allowed(f"score.{name}"), value)
     for name, value in _numbers(cell):
         found |= _rounded(_allowed(name), value)
     return found

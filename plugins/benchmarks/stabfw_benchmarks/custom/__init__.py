@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from stabfw.components import (
     Answer,
     AnswerKind,
+    AnswerStatus,
     Benchmark,
     Choice,
     Image,
     Instance,
     SampledConfig,
+    Score,
     extract_choice,
     extract_text,
     extract_yes_no,
@@ -38,8 +40,16 @@ from stabfw_benchmarks.custom.questions import (
 )
 from stabfw_benchmarks.custom.tables import Table, read_table
 from stabfw_benchmarks.hub import LETTER, SHORT
+from stabfw_benchmarks.scoring import anls, contains_any, relaxed_equal
 
 _QUESTION = "{question}"
+_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+    "exact": lambda answer, golds: float(answer in golds),
+    "contains": lambda answer, golds: float(contains_any(answer, golds)),
+    "anls": anls,
+    "numeric": lambda answer, golds: float(any(relaxed_equal(answer, gold) for gold in golds)),
+}
+_CORRECT = 0.5
 _SUFFIXES = {AnswerKind.CHOICE: LETTER, AnswerKind.FREE: ""}
 
 
@@ -66,6 +76,12 @@ class CustomConfig(SampledConfig):
         default=None,
         description="How the right option is written down: its text, its letter, its index from 0 "
         "or its number from 1; by default, told from the data.",
+    )
+    score: Literal["exact", "contains", "anls", "numeric"] = Field(
+        default="exact",
+        description="How short and free answers are compared with the right ones: equal; one of "
+        "them stands in the answer; spelled alike (from 0.5 on it counts as right); numbers that "
+        "differ by 5 % at the most.",
     )
     separator: str = Field(
         default="|", min_length=1, description="Between several values in a cell of .csv or .tsv."
@@ -190,6 +206,15 @@ class Custom(Benchmark[CustomConfig]):
         if instance.kind is AnswerKind.CHOICE:
             return extract_choice(text, instance.choices)
         return extract_text(text, instance.kind)
+
+    def score(self, answer: Answer, instance: Instance) -> Score:
+        """Compare short and free answers as the config says, others for equality."""
+        if instance.kind in (AnswerKind.YES_NO, AnswerKind.CHOICE):
+            return super().score(answer, instance)
+        if answer.status is not AnswerStatus.OK or answer.value is None:
+            return Score(0.0, False)
+        value = _SCORES[self.config.score](answer.value, instance.references)
+        return Score(value, value >= _CORRECT)
 
     def _table(self) -> Table:
         path = self.config.path

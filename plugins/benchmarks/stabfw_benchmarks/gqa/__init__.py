@@ -10,7 +10,7 @@ from stabfw.errors import DataError
 from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.hub import HubBenchmark, Split
-from stabfw_benchmarks.hub.vqa import vqa_normalised
+from stabfw_benchmarks.scoring import vqa_normalised
 
 
 class Gqa(HubBenchmark):

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from stabfw.components import (
     Benchmark,
     Choice,
     Instance,
+    Option,
     Outline,
     SampledConfig,
     extract_choice,
@@ -31,13 +33,16 @@ SHORT = "\nAnswer the question using a single word or phrase."
 #: How they ask for one of several options.
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
+#: Options that the question itself holds, so that only their letters are known.
+_INSIDE = tuple(Choice(letter, f"option {letter}") for letter in "ABCD")
+
 
 @dataclass(frozen=True)
 class Split:
     """Where a split is in the data set on the hub.
 
     Attributes:
-        split: Its name there.
+        split: Its name there; of a data set that is read file by file, the file.
         size: Questions in it, as published.
         config: Name of the configuration, empty for the default one.
     """
@@ -67,6 +72,9 @@ class HubBenchmark(Benchmark[HubConfig]):
         hub_id: The data set's id on the hub.
         hub_splits: Its splits by their names here, the one evaluated by default first.
         columns: Columns without which a row cannot be read.
+        grouped_by: The column that tells which rows belong together, if one does; `limit` then
+            draws whole groups, of which the last may be cut.
+        files: What of the data set is needed, where that is not everything.
         typical: One question as they mostly are, for an estimate of what they cost.
         suffix: What is written behind question and options.
     """
@@ -75,6 +83,8 @@ class HubBenchmark(Benchmark[HubConfig]):
     hub_id: ClassVar[str]
     hub_splits: ClassVar[Mapping[str, Split]]
     columns: ClassVar[tuple[str, ...]]
+    grouped_by: ClassVar[str] = ""
+    files: ClassVar[tuple[str, ...]] = ()
     typical: ClassVar[Outline]
     suffix: ClassVar[str] = SHORT
 
@@ -108,13 +118,28 @@ class HubBenchmark(Benchmark[HubConfig]):
     def instances(self, split: str) -> Iterator[Instance]:
         """Read the rows of a split."""
         rows = self.rows(self.hub_splits[split], self.columns)
+        groups = self._groups(rows)
         left = self.config.limit
-        for number in self.config.order(len(rows), self.hub_id):
+        order = self.config.order(len(groups), self.hub_id)
+        for number in chain.from_iterable(groups[place] for place in order):
             if left == 0:
                 return
             if (instance := self.instance(rows[number], number)) is not None:
                 left = None if left is None else left - 1
                 yield instance
+
+    def group(self, value: Any) -> str:
+        """The group that a row belongs to, by its value in the column `grouped_by`."""
+        return str(value)
+
+    def _groups(self, rows: Any) -> list[list[int]]:
+        """Places of the rows that belong together, in the order of their first ones."""
+        if not self.grouped_by:
+            return [[place] for place in range(len(rows))]
+        found: dict[str, list[int]] = {}
+        for place, value in enumerate(rows.column(self.grouped_by)):
+            found.setdefault(self.group(value), []).append(place)
+        return list(found.values())
 
     def rows(self, split: Split, columns: tuple[str, ...]) -> Any:
         """Open a split, with its pictures as `Image`s.
@@ -149,8 +174,22 @@ class HubBenchmark(Benchmark[HubConfig]):
         if instance.kind is AnswerKind.YES_NO:
             return extract_yes_no(text)
         if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices)
+            return extract_choice(text, instance.choices or _INSIDE)
         return extract_text(text, instance.kind)
+
+    def options(self, instance: Instance) -> tuple[Option, ...]:
+        """As all others; the letters A to D where the question holds the options."""
+        if instance.kind is AnswerKind.CHOICE and not instance.choices:
+            return tuple(Option(choice.id, (choice.id,)) for choice in _INSIDE)
+        return super().options(instance)
+
+    @property
+    def download(self) -> str:
+        """The command that brings the data set onto this machine."""
+        words = ["hf download", self.hub_id, *self.files, "--repo-type dataset"]
+        if self.config.revision:
+            words.append(f"--revision {self.config.revision}")
+        return " ".join(words)
 
     def _folder(self) -> Path:
         if self.config.path is not None:
@@ -173,11 +212,9 @@ class HubBenchmark(Benchmark[HubConfig]):
                 self.hub_id, repo_type="dataset", revision=revision, local_files_only=True
             )
         except (LocalEntryNotFoundError, OSError) as error:
-            at = f" --revision {revision}" if revision else ""
             raise DataError(
                 f"{self.hub_id}: not in the Hugging Face cache; download it first: "
-                f"hf download {self.hub_id} --repo-type dataset{at} (or give `path:`, a directory "
-                "laid out like it)"
+                f"{self.download} (or give `path:`, a directory laid out like it)"
             ) from error
         return Path(found)
 

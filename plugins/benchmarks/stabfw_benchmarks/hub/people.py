@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from stabfw.components import Answer, AnswerStatus, Instance, Score, extract_text
+from collections.abc import Mapping, Sequence
+
+from stabfw.components import Answer, AnswerStatus, Graded, Instance, Score, extract_text
 
 from stabfw_benchmarks.hub import HubBenchmark
-from stabfw_benchmarks.hub.vqa import soft_accuracy, vqa_normalised
+from stabfw_benchmarks.scoring import by_level, mean_score, soft_accuracy, vqa_normalised
 
 _CORRECT = 0.5
 
@@ -23,3 +25,9 @@ class PeopleBenchmark(HubBenchmark):
             return Score(0.0, False)
         value = soft_accuracy(answer.value, instance.references)
         return Score(value, value >= _CORRECT)
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        """The mean agreement with people, by type of answer too where that is known."""
+        levels = by_level(graded, "answer_type")
+        parts = {f"vqa_accuracy.{level}": mean_score(part) for level, part in levels.items()}
+        return {"vqa_accuracy": mean_score(graded), **parts}

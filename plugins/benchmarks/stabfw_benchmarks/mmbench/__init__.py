@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from stabfw.components import AnswerKind, Benchmark, Instance, Outline
+from stabfw.components import AnswerKind, Benchmark, Graded, Instance, Outline
 from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.hub import LETTER, HubBenchmark, Split, choices
+from stabfw_benchmarks.scoring import group_accuracy
 
 
 class MmBench(HubBenchmark):
     """MMBench in English or Chinese, the development split.
 
     Its rows hold each question once for every rotation of the options: copies share a group.
-    Accuracy is that of the single rows; the paper's counts a question only if all rotations are
-    right.
+    Accuracy is that of the single rows.
     """
 
     hub_id = "lmms-lab/MMBench"
@@ -24,7 +24,9 @@ class MmBench(HubBenchmark):
         "en": Split("dev", 4329, "en"),
         "cn": Split("dev", 4329, "cn"),
     }
+    same_pictures = frozenset(hub_splits)
     columns = ("index", "question", "hint", "answer", "A", "B", "C", "D", "category", "image")
+    grouped_by = "index"
     typical = Outline(0, ((500, 400),), 100)
     suffix = LETTER
 
@@ -41,9 +43,17 @@ class MmBench(HubBenchmark):
             choices=choices(texts),
             hint="" if hint == "nan" else hint,
             references=(row["answer"],),
-            group_id=str(int(row["index"]) % 1_000_000),
+            group_id=self.group(row["index"]),
             slices={"category": row["category"]},
         )
+
+    def group(self, value: Any) -> str:
+        """The number of the question that a row is a rotation of."""
+        return str(int(value) % 1_000_000)
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        """The paper's accuracy: a question counts only if every rotation is answered right."""
+        return {"circular_accuracy": group_accuracy(graded)}
 
     def render(self, instance: Instance) -> str:
         """Hint and question, a line that announces the options, then these."""

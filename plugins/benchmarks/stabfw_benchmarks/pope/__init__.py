@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from stabfw.components import AnswerKind, Benchmark, Instance, Outline
+from stabfw.components import AnswerKind, Benchmark, Graded, Instance, Outline
 from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.hub import HubBenchmark, Split
+from stabfw_benchmarks.scoring import by_level, detection
 
 
 class Pope(HubBenchmark):
     """POPE: yes-or-no questions about objects, asked at random, popular and adversarial ones.
 
-    Accuracy is reported, by `category` too; the F1 of the paper is not.
+    The three kinds are splits of their own too, about the same pictures.
     """
 
     hub_id = "lmms-lab/POPE"
-    hub_splits: ClassVar[Mapping[str, Split]] = {"test": Split("test", 9000)}
+    hub_splits: ClassVar[Mapping[str, Split]] = {
+        "test": Split("test", 9000),
+        "random": Split("random", 3000, "Full"),
+        "popular": Split("popular", 3000, "Full"),
+        "adversarial": Split("adversarial", 3000, "Full"),
+    }
+    same_pictures = frozenset(hub_splits)
     columns = ("question_id", "question", "answer", "image", "image_source", "category")
     typical = Outline(0, ((640, 480),), 40)
 
@@ -33,6 +40,15 @@ class Pope(HubBenchmark):
             cluster_id=str(row["image_source"]),
             slices={"category": row["category"]},
         )
+
+    def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
+        """Accuracy, precision, recall, F1 and share of yes, over all and by category."""
+        parts = {"": graded, **by_level(graded, "category")}
+        return {
+            f"{name}.{level}" if level else name: value
+            for level, part in parts.items()
+            for name, value in detection(part)._asdict().items()
+        }
 
 
 @hookimpl

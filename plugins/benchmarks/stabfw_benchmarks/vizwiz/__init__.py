@@ -10,7 +10,7 @@ from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.hub import SHORT, Split
 from stabfw_benchmarks.hub.people import PeopleBenchmark
-from stabfw_benchmarks.hub.vqa import vqa_normalised
+from stabfw_benchmarks.scoring import vqa_normalised
 
 
 class VizWiz(PeopleBenchmark):

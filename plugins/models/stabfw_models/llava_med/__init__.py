@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 from stabfw.components import LoadedModel, LoadRequest, Model
+from stabfw.errors import DataError
 from stabfw.registry import hookimpl
 
 from stabfw_models.hf_vlm import HfVlm, HfVlmConfig
 from stabfw_models.hf_vlm.files import Checkpoint, locate
 from stabfw_models.llava_med.original import MODEL_TYPE, Original, original
+
+PUBLISHED: Final = "microsoft/llava-med-v1.5-mistral-7b"
+
+#: Sizes of the published checkpoint as it would be once it is converted: those of Mistral 7B and
+#: of CLIP ViT-L/14 at 336 pixels, of which its authors say that it consists.
+_CONVERTED: Final = Path(__file__).parent / "converted"
 
 
 class LlavaMedConfig(HfVlmConfig):
@@ -49,8 +57,17 @@ class LlavaMed(HfVlm):
         return self._accepted(self._found(self.config.source, self.config.revision))
 
     def configs(self) -> Checkpoint:
-        """Find the same: the sizes of an original checkpoint are not known without its files."""
-        return self.checkpoint()
+        """Find the same, or the sizes of the published checkpoint, to plan by.
+
+        Raises:
+            DataError: If it is another one that is not on this machine.
+        """
+        try:
+            return self.checkpoint()
+        except DataError:
+            if self.config.source != PUBLISHED or self.config.revision:
+                raise
+            return Checkpoint(_CONVERTED, "", PUBLISHED)
 
     def located(self, request: LoadRequest) -> Checkpoint:
         """Find what a request asks for."""
