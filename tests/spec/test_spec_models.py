@@ -148,7 +148,13 @@ def test_noise_floor_can_be_switched_on(registry: Registry) -> None:
 
 def test_defaults_of_a_plugin_win_over_those_of_its_kind(registry: Registry) -> None:
     (config,) = make(registry, benchmarks=["late"]).benchmarks
-    assert config.model_dump() == {"type": "late", "name": None, "split": None, "limit": 600, "weight": 1.0}
+    assert config.model_dump() == {
+        "type": "late",
+        "name": None,
+        "split": None,
+        "limit": 600,
+        "weight": 1.0,
+    }
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
