@@ -236,6 +236,8 @@ def classes(*names: str) -> None:
         folder.mkdir(parents=True)
         (folder / f"{number}.png").write_bytes(picture(number))
         (folder / ".DS_Store").touch()
+    Path("data/classes/.thumbnails").mkdir()
+    Path("data/classes/.DS_Store").touch()
 
 
 def test_class_folders_are_choices() -> None:
@@ -280,6 +282,8 @@ def test_same_rows_without_ids_are_told_apart() -> None:
 def test_bom_and_lines_within_cells_are_read() -> None:
     name = table(b'\xef\xbb\xbfimage,question,answer\r\nimages/0.png,"Is it\r\nround?",yes\r\n')
     assert [i.question for i in read(name)] == ["Is it\r\nround?"]
+    old = table("image,question,answer\rimages/0.png,Is it?,yes\r", "data/old.csv")
+    assert [i.question for i in read(old)] == ["Is it?"]
     # A line separator of Unicode ends no line.
     name = table(
         '{"image": "images/0.png", "question": "a\u2028b", "answer": "c"}\n', "data/q.jsonl"
