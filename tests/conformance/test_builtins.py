@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ BUILT_IN = [
 ]
 #: What a plugin cannot be tried without.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "custom": {"path": str(Path(__file__).parent / "questions")},
     "hf-vlm": {"source": str(WEIGHTS / "tiny-llava")},
     "llava": {"source": str(WEIGHTS / "tiny-llava")},
 }

@@ -57,7 +57,7 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "name": "demo",
         "models": [{"type": "toy", "name": None, "path": "toy"}],
         "stacks": {},
-        "benchmarks": [{"type": "cards", "split": None, "limit": None}],
+        "benchmarks": [{"type": "cards", "name": None, "split": None, "limit": None}],
         "perturbations": [],
         "seeds": [0],
         "calibration": None,
@@ -148,7 +148,13 @@ def test_noise_floor_can_be_switched_on(registry: Registry) -> None:
 
 def test_defaults_of_a_plugin_win_over_those_of_its_kind(registry: Registry) -> None:
     (config,) = make(registry, benchmarks=["late"]).benchmarks
-    assert config.model_dump() == {"type": "late", "split": None, "limit": 600, "weight": 1.0}
+    assert config.model_dump() == {
+        "type": "late",
+        "name": None,
+        "split": None,
+        "limit": 600,
+        "weight": 1.0,
+    }
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

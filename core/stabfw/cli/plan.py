@@ -62,6 +62,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
             _print_cells(console, plan, store, rows)
         else:
             _print_stacks(console, plan, rows)
+        _print_datasets(console, plan)
         left = [c for c in plan.cells if not _done(rows, c.key)]
         loads = sum(any(cell in left for cell in session.cells) for session in plan.sessions)
         instances = sum(cell.dataset.size for cell in left)
@@ -131,6 +132,23 @@ def _print_stacks(console: Console, plan: Plan, rows: dict[str, CellRow]) -> Non
             f"{done:,}",
         )
     console.print(table)
+
+
+def _print_datasets(console: Console, plan: Plan) -> None:
+    """What each benchmark holds by kind of question, where its data is here."""
+    from collections import Counter
+
+    from rich.markup import escape
+
+    for dataset in {cell.dataset.name: cell.dataset for cell in plan.cells}.values():
+        if not dataset.rows:
+            continue
+        kinds = Counter(row.kind for row in dataset.rows)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        line = f"{dataset.name}: {told}"
+        if dataset.unreadable:
+            line += f"; the pictures of {dataset.unreadable:,} cannot be read"
+        console.print(escape(line), highlight=False)
 
 
 def _print_hours(

@@ -5,7 +5,7 @@ A plugin imports from here and from nowhere else in stabfw. Nothing here imports
 
 from stabfw.components.accelerator import Accelerator, AcceleratorConfig, Artefact, Fidelity, Slot
 from stabfw.components.base import API_VERSION, Component, ComponentConfig, Kind
-from stabfw.components.benchmark import Benchmark, BenchmarkConfig, Graded
+from stabfw.components.benchmark import Benchmark, BenchmarkConfig, Graded, SampledConfig
 from stabfw.components.costs import Architecture
 from stabfw.components.data import (
     Answer,
@@ -75,6 +75,7 @@ __all__ = [
     "PerturbationConfig",
     "Prediction",
     "Prompt",
+    "SampledConfig",
     "Score",
     "Slot",
     "TopToken",

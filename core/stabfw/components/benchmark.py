@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -25,12 +27,41 @@ from stabfw.components.data import (
 class BenchmarkConfig(ComponentConfig):
     """What every benchmark lets a user choose."""
 
+    name: str | None = Field(
+        default=None, description="Name in results; type and parameters by default."
+    )
     split: str | None = Field(
         default=None, description="Split to evaluate; the first one by default."
     )
     limit: int | None = Field(
         default=None, ge=1, description="Use only this many instances, the first of the split."
     )
+
+
+class SampledConfig(BenchmarkConfig):
+    """The same, where `limit` draws its instances at random."""
+
+    limit: int | None = Field(
+        default=None, ge=1, description="Use only this many instances, see sample_seed."
+    )
+    sample_seed: int | None = Field(
+        default=0, description="Draw `limit` questions at random with this seed; null: the first."
+    )
+
+    def order(self, count: int, name: str) -> Sequence[int]:
+        """In which order to read `count` instances until there are `limit`.
+
+        Args:
+            count: Number of instances there are.
+            name: Of the data set, so that two do not share their random numbers.
+
+        Returns:
+            The places 0 … count - 1, drawn at random if a limit has to draw.
+        """
+        places = list(range(count))
+        if self.limit is not None and self.sample_seed is not None:
+            random.Random(f"{name} {self.sample_seed}").shuffle(places)
+        return places
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,25 @@ class Benchmark(Component[B]):
     splits: ClassVar[tuple[str, ...]] = ("test",)
     same_pictures: ClassVar[frozenset[str]] = frozenset()
     scorer_version: ClassVar[int] = 1
+
+    @classmethod
+    def suggest(cls, data: Path) -> Mapping[str, Any] | None:
+        """Propose a config for a user's own data, which `stabfw init --data` writes into a spec.
+
+        The default is None: the benchmark brings its own data.
+
+        Args:
+            data: A file or directory, as the user named it.
+
+        Raises:
+            DataError: If the data is missing, or more has to be said about it.
+        """
+        return None
+
+    @property
+    def private(self) -> bool:
+        """Whether pictures stay out of reports and tracking, whatever `tracking.images` says."""
+        return False
 
     @abstractmethod
     def instances(self, split: str) -> Iterable[Instance]:

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+#: Pictures with more pixels are refused. It is what Pillow warns of as a decompression bomb.
+MAX_PIXELS = 89_478_485
+_DICOM = (
+    "it is a DICOM file, whose values have no brightness until a window is chosen. Convert it "
+    "with the window that a reader would use: pydicom's apply_modality_lut and apply_voi_lut, "
+    "scaled to 0..255 and saved as PNG, or DCMTK's dcm2img --use-window"
+)
+_DEEP = (
+    "its grey values have 16 bits and would be clipped to white. Choose the range to be seen "
+    "(low, high), and save (clip(values, low, high) - low) / (high - low) * 255 as an 8-bit PNG"
+)
 
 
 class AnswerKind(enum.StrEnum):
@@ -110,16 +121,36 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(data: bytes, where: str) -> Pixels:
+    """Decode upright RGB pixels.
+
+    The orientation that EXIF tells is applied. What is transparent lies on white, as viewers show
+    it; without that, hidden colours would appear. CMYK and palettes are converted; colour profiles
+    are left out of account. Of 16 bits a colour channel the upper 8 are kept.
+    """
     import numpy as np
     from PIL import Image as PillowImage
     from PIL import ImageOps, UnidentifiedImageError
 
+    if data[128:132] == b"DICM":
+        raise DataError(f"{where}: not a readable image: {_DICOM}")
     try:
         with PillowImage.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}: make "
+                    "it smaller"
+                )
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(_DEEP)
             upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                layer = upright.convert("RGBA")
+                white = PillowImage.new("RGBA", layer.size, "white")
+                upright = PillowImage.alpha_composite(white, layer)
             return np.asarray(upright.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
-        # Pillow names the stream that it was given, by its address.
+    except Exception as error:
+        # Damaged bytes make decoders raise nearly anything. Pillow names the stream that it was
+        # given, by its address.
         why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
             f"{where}: not a readable image ({why}); stabfw reads {', '.join(_FORMATS)}"

@@ -269,6 +269,11 @@ class _Planner:
         benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         self.notices.append(benchmark.notice)
         dataset = self._open(label(config), config.type, benchmark)
+        if benchmark.private and self.spec.tracking.images != "none":
+            self.notices.append(
+                f"{dataset.name}: its pictures are private and left out of reports and tracking; "
+                "`private: false` in the benchmark shows them"
+            )
         if self.spec.generation.mode == "likelihood":
             _refuse_free_answers(dataset)
         return dataset

@@ -79,6 +79,11 @@ class Dataset:
             return len(self.rows)
         return self.outline.instances
 
+    @property
+    def unreadable(self) -> int:
+        """Number of its instances whose pictures cannot be read."""
+        return sum(1 for row in self.rows if row.images and not row.pixels)
+
     @cached_property
     def inputs(self) -> str:
         """Hash of everything that is asked; gold labels are not part of it."""
@@ -86,9 +91,10 @@ class Dataset:
 
     @cached_property
     def scorer(self) -> str:
-        """Version of how answers are read and scored, gold labels included."""
+        """Version of how answers are read and scored, config and gold labels included."""
+        config = self.benchmark.config.model_dump(mode="json", exclude={"name"})
         gold = [[row.id, row.references] for row in self.rows]
-        return digest([self.type, self.benchmark.scorer_version, gold])[:16]
+        return digest([self.type, self.benchmark.scorer_version, config, gold])[:16]
 
 
 def outline_dataset(name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset | None:
@@ -142,14 +148,15 @@ def open_dataset(store: Store, name: str, kind: str, benchmark: Benchmark[Any]) 
     if keeps and (content := store.dataset(fingerprint)) is not None:
         rows = tuple(_row(item) for item in content)
     else:
-        rows = tuple(_describe(benchmark, item) for item in benchmark.instances(split))
-        _check(name, rows)
+        unreadable: list[str] = []
+        rows = tuple(_describe(benchmark, i, unreadable) for i in benchmark.instances(split))
+        _check(name, rows, unreadable)
         if keeps:
             store.put_dataset(fingerprint, [asdict(row) for row in rows])
     return Dataset(name, kind, benchmark, split, rows, benchmark.outline(split))
 
 
-def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
+def _describe(benchmark: Benchmark[Any], instance: Instance, unreadable: list[str]) -> Row:
     prompt = benchmark.prompt(instance)
     names = {choice.id: choice.text for choice in instance.choices}
     gold = [f"{ref} ({names[ref]})" if ref in names else ref for ref in instance.references]
@@ -163,21 +170,22 @@ def _describe(benchmark: Benchmark[Any], instance: Instance) -> Row:
         gold=" / ".join(gold),
         slices=dict(instance.slices),
         images=tuple(image.digest for image in instance.images),
-        **_seen(instance),
+        **_seen(instance, unreadable),
         prompt=prompt.digest,
         options=len(prompt.options),
     )
 
 
-def _seen(instance: Instance) -> dict[str, Any]:
+def _seen(instance: Instance, unreadable: list[str]) -> dict[str, Any]:
     """What of a row needs the pixels."""
     from imagehash import dhash
     from PIL import Image
 
     try:
         pictures = [image.pixels for image in instance.images]
-    except DataError:
+    except DataError as error:
         # The executor records the unreadable image as an error of this instance.
+        unreadable.append(str(error))
         return {"looks": (), "pixels": 0}
     looks = tuple(str(dhash(Image.fromarray(picture), _SIDE)) for picture in pictures)
     return {"looks": looks, "pixels": sum(p.shape[0] * p.shape[1] for p in pictures)}
@@ -188,9 +196,13 @@ def _row(item: dict[str, Any]) -> Row:
     return Row(**values)
 
 
-def _check(name: str, rows: tuple[Row, ...]) -> None:
+def _check(name: str, rows: tuple[Row, ...], unreadable: list[str]) -> None:
     if not rows:
         raise DataError(f"benchmark '{name}' has no instances")
+    if len(unreadable) == len(rows):
+        raise DataError(
+            f"benchmark '{name}': no picture can be read; the first one: {unreadable[0]}"
+        )
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:

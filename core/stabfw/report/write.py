@@ -41,7 +41,8 @@ def write_report(measured: Measured, directory: Path, images: str) -> None:
     Args:
         measured: Results and the outcomes behind them.
         directory: The directory of the run; what an earlier run left there is replaced.
-        images: `none`, `thumbnails` or `full`: whether pictures are put into pages.
+        images: `none`, `thumbnails` or `full`: whether pictures are put into pages. Those of
+            private benchmarks never are.
     """
     results = measured.results
     (directory / RESULTS).unlink(missing_ok=True)
@@ -98,7 +99,8 @@ def _shown(
     cell = outcomes.cell
     instance = inputs.perturbed(cell, instance_id)
     question = cell.dataset.benchmark.render(instance)
-    if images == "none" or not instance.images:
+    hidden = images == "none" or cell.dataset.benchmark.private
+    if hidden or not instance.images:
         return question, b""
     try:
         pixels = instance.images[0].pixels

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from stabfw.components import (
+    BenchmarkConfig,
     Component,
     ComponentConfig,
     Kind,
@@ -104,7 +105,7 @@ def components(registry: Registry, kind: Kind, config: Selection) -> Component[A
 def label(config: Selection | Sequence[Selection]) -> str:
     """A short readable name: the type and the parameters that differ from their defaults.
 
-    A model that has a name is called by it; the members of a composition are joined by ` + `.
+    What has a name is called by it; the members of a composition are joined by ` + `.
 
     Example:
         `gaussian-noise severity=3 + typos`
@@ -113,6 +114,8 @@ def label(config: Selection | Sequence[Selection]) -> str:
         return " + ".join(map(label, config))
     if isinstance(config, ModelConfig):
         return config.name or config.type
+    if isinstance(config, BenchmarkConfig) and config.name:
+        return config.name
     parts = [config.type]
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)

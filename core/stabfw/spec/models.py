@@ -254,8 +254,9 @@ class ExperimentSpec(Section):
 
     @field_validator("benchmarks", "perturbations", "metrics")
     @classmethod
-    def _choices_differ(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _distinct(items, label, "entry", "leave one out")
+    def _choices_differ(cls, items: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        rename = " or give it another `name`" if info.field_name == "benchmarks" else ""
+        return _distinct(items, label, "entry", f"leave one out{rename}")
 
     @field_validator("seeds")
     @classmethod

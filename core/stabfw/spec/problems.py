@@ -78,6 +78,8 @@ def hinted(error: ValidationError, model: type[BaseModel]) -> ValidationError:
             fields = [field.alias or name for name, field in model.model_fields.items()]
             hint = did_you_mean(str(item["loc"][0]), fields)
             message = f"unknown field{hint or f' (known: {listed(fields)})'}"
+        elif item["type"] == "extra_forbidden" and message.startswith("Extra inputs"):
+            message = "unknown field"
         custom = PydanticCustomError(item["type"], "{message}", {**context, "message": message})
         details.append(InitErrorDetails(type=custom, loc=item["loc"], input=item["input"]))
     return ValidationError.from_exception_data(error.title, details)

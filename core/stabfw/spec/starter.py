@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
 from stabfw.spec.schema import SCHEMA_FILE
+
+_BENCHMARKS = "benchmarks: [{type: shapes, limit: 60}]\n"
 
 STARTER = f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
@@ -21,8 +31,7 @@ stacks:
   # hqq-4bit: [{{type: hqq, bits: 4}}]
   # hqq+fastv: [{{type: hqq, bits: 4}}, {{type: fastv, layer: 1, keep_ratio: 0.5}}]
 
-benchmarks: [{{type: shapes, limit: 60}}]
-
+{_BENCHMARKS}
 # The inputs as they are (`clean`) are always included. A list inside the list is a composition.
 perturbations:
   - {{type: gaussian-noise, severity: 3}}
@@ -46,3 +55,39 @@ tracking:
   uri: null  # "sqlite:///mlflow.db" logs to MLflow; needs pip install "stabfw[mlflow]"
   images: none  # thumbnails, full: show pictures in reports and MLflow
 """
+
+
+def starter(name: str, config: BaseModel, suggested: Mapping[str, Any]) -> str:
+    """Make the same spec about a user's own data.
+
+    Args:
+        name: Name of the benchmark that reads it.
+        config: Its config.
+        suggested: The fields that the spec sets; all others are there as comments.
+
+    Example:
+        >>> class Config(BaseModel):
+        ...     path: str
+        >>> "path: a.csv" in starter("mine", Config(path="a.csv"), {"path": "a.csv"})
+        True
+    """
+    lines = ["benchmarks:", f"  - type: {name}"]
+    lines += [f"    {key}: {_flow(value)}" for key, value in suggested.items()]
+    for key, field in type(config).model_fields.items():
+        if key not in suggested:
+            about = textwrap.wrap(field.description or "", 90)
+            lines += ["", *(f"    # {line}" for line in about)]
+            lines += [f"    # {key}: {_flow(getattr(config, key))}"]
+    text = "\n".join(lines) + "\n"
+    return STARTER.replace(_BENCHMARKS, text).replace("name: first-look", "name: my-data", 1)
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = True
+    yaml.width = 10_000
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(value, text)
+    return text.getvalue().removesuffix("...\n").strip()

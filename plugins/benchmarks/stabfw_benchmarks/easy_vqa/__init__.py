@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from stabfw.components import (
     Answer,
     AnswerKind,
     Benchmark,
-    BenchmarkConfig,
     Image,
     Instance,
+    SampledConfig,
     extract_text,
     extract_yes_no,
     file_digest,
@@ -31,16 +30,13 @@ from stabfw.registry import hookimpl
 _COLORS = {"red", "green", "blue", "black", "gray", "teal", "brown", "yellow"}
 
 
-class EasyVqaConfig(BenchmarkConfig):
+class EasyVqaConfig(SampledConfig):
     """The package's questions, or a directory laid out like its data."""
 
     path: Path | None = Field(
         None,
         description="Directory with test/questions.json ([[question, answer, image id], …]) and "
         "test/images/ID.png; the installed easy-vqa package by default.",
-    )
-    sample_seed: int | None = Field(
-        0, description="Draw `limit` questions at random with this seed; null takes the first."
     )
 
 
@@ -67,10 +63,9 @@ class EasyVqa(Benchmark[EasyVqaConfig]):
     def instances(self, split: str) -> Iterator[Instance]:
         """Read the questions of a split and refer to their pictures."""
         folder = self._root() / split
-        entries = list(enumerate(_entries(_existing(folder / "questions.json"))))
-        if self.config.limit is not None and self.config.sample_seed is not None:
-            random.Random(f"easy-vqa {self.config.sample_seed}").shuffle(entries)
-        for number, (question, answer, image_id) in entries[: self.config.limit]:
+        entries = _entries(_existing(folder / "questions.json"))
+        for number in self.config.order(len(entries), "easy-vqa")[: self.config.limit]:
+            question, answer, image_id = entries[number]
             kind = AnswerKind.YES_NO if answer in ("yes", "no") else AnswerKind.SHORT
             yield Instance.create(
                 (Image.from_file(folder / "images" / f"{image_id}.png"),),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from stabfw.components import (
     Answer,
     AnswerKind,
     Benchmark,
-    BenchmarkConfig,
     Choice,
     Instance,
     Option,
     Outline,
+    SampledConfig,
     extract_choice,
     extract_text,
     extract_yes_no,
@@ -53,7 +52,7 @@ class Split:
     config: str = ""
 
 
-class HubConfig(BenchmarkConfig):
+class HubConfig(SampledConfig):
     """Where the data lies, and how much of it is used."""
 
     path: Path | None = Field(
@@ -66,9 +65,6 @@ class HubConfig(BenchmarkConfig):
         default=False,
         description="Read Parquet files in place instead of making `datasets` copy them into its "
         "cache first; the instances are the same.",
-    )
-    sample_seed: int | None = Field(
-        default=0, description="Draw `limit` questions at random with this seed; null: the first."
     )
 
 
@@ -128,10 +124,9 @@ class HubBenchmark(Benchmark[HubConfig]):
         """Read the rows of a split."""
         rows = self.rows(self.hub_splits[split], self.columns)
         groups = self._groups(rows)
-        if self.config.limit is not None and self.config.sample_seed is not None:
-            random.Random(f"{self.hub_id} {self.config.sample_seed}").shuffle(groups)
         left = self.config.limit
-        for number in chain.from_iterable(groups):
+        order = self.config.order(len(groups), self.hub_id)
+        for number in chain.from_iterable(groups[place] for place in order):
             if left == 0:
                 return
             if (instance := self.instance(rows[number], number)) is not None:
