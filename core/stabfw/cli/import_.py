@@ -18,7 +18,7 @@ from stabfw.imports import FORMATS, read_log, write_answers
     type=click.Choice(list(FORMATS)),
     help="Which harness wrote it; told from the file by default.",
 )
-@click.option("--task", help="Which task, where LOG is a directory with several.")
+@click.option("--task", help="Which task of a directory; of a file, what to call its task.")
 @click.option("--filter", "filter_", help="Whose answers, where the harness used several filters.")
 @click.option("--metric", help="Which of its metrics says what is correct, or `exact`.")
 @click.option(

@@ -274,11 +274,10 @@ def _pairing(parts: tuple[str, ...]) -> str:
 
 def _differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     """Name in what else two runs differ, which is then part of what is measured."""
-    names = [name for name in dict.fromkeys([*ours, *theirs]) if name not in _DIFFER_ANYWAY]
     found = [
-        f"{name} {_short(ours.get(name))} → {_short(theirs.get(name))}"
-        for name in names
-        if ours.get(name) != theirs.get(name)
+        f"{name} {_short(value)} → {_short(theirs[name])}"
+        for name, value in ours.items()
+        if name not in _DIFFER_ANYWAY and name in theirs and theirs[name] != value
     ]
     return [f"The runs differ in: {'; '.join(found)}."] if found else []
 

@@ -43,9 +43,8 @@ def read(path: Path) -> Log:
     found = _NAME.fullmatch(path.name)
     results = results_beside(path, f"*_{found['date']}.json") if found else {}
     samples = tuple(_sample(row, f"{path}:{number}") for number, row in json_lines(path))
-    about = {"harness": "lm-eval", "version": results.get("lm_eval_version")}
-    date = {"date": found["date"]} if found else {}
-    return Log(task, {**about, **run_facts(results, task), **date}, samples)
+    about = {"harness": "lm-eval", **run_facts(results, task)}
+    return Log(task, {**about, **({"date": found["date"]} if found else {})}, samples)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:

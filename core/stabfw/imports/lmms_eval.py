@@ -46,10 +46,8 @@ def read(path: Path) -> Log:
     found = _NAME.fullmatch(path.name)
     results = results_beside(path, f"{found['date']}_results.json") if found else {}
     samples = tuple(_sample(row, f"{path}:{number}") for number, row in json_lines(path))
-    about = {"harness": "lmms-eval", "commit": results.get("git_hash")}
-    date = {"date": found["date"]} if found else {}
-    known = {name: value for name, value in about.items() if value is not None}
-    return Log(task, {**known, **run_facts(results, task), **date}, samples)
+    about = {"harness": "lmms-eval", **run_facts(results, task)}
+    return Log(task, {**about, **({"date": found["date"]} if found else {})}, samples)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:

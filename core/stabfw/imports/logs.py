@@ -59,7 +59,7 @@ def read_log(
     Args:
         path: The log, or the directory that the harness wrote.
         format: A name in `FORMATS`; told from the file by default.
-        task: Which task of a directory.
+        task: Which task of a directory; of a file, what to call its task.
         filter: Which of the harness's filters; needed where a log has several.
         metric: Which of the harness's metrics says what is correct, or `EXACT`; needed where a
             log has several.
@@ -86,7 +86,7 @@ def read_log(
     rows = tuple(_given(sample, chosen, correct_from) for sample in judged)
     about = {
         **log.about,
-        "task": log.task,
+        "task": task or log.task,
         **({"filter": samples[0].filter} if samples[0].filter else {}),
         "metric": chosen,
         **({} if correct_from is None else {"correct_from": correct_from}),
