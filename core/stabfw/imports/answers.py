@@ -96,7 +96,7 @@ def against(base: Answers, variant: Answers) -> Sides:
     if same_harness:
         for fact in _SAME:
             ours, theirs = base.about.get(fact), variant.about.get(fact)
-            if ours != theirs:
+            if None not in (ours, theirs) and ours != theirs:
                 raise DataError(
                     f"{base.name} and {variant.name} cannot be compared: {fact} is {ours!r} in "
                     f"one and {theirs!r} in the other; import both in the same way"

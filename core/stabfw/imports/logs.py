@@ -89,7 +89,7 @@ def read_log(
         "task": task or log.task,
         **({"filter": samples[0].filter} if samples[0].filter else {}),
         "metric": chosen,
-        **({} if correct_from is None else {"correct_from": correct_from}),
+        "correct_from": 1.0 if correct_from is None else correct_from,
         **({"left_out": left_out} if (left_out := len(samples) - len(judged)) else {}),
         "log": path.name,
         "log_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
