@@ -3,7 +3,8 @@
 It lives in an environment of its own, whose Python is the argument. torchvision, which it pulls in,
 does not go together with a CPU build of torch:
 
-    python -m venv /tmp/harness && /tmp/harness/bin/pip install lmms-eval==0.7.3 decord filelock==3.20.0
+    python -m venv /tmp/harness
+    /tmp/harness/bin/pip install lmms-eval==0.7.3 decord filelock==3.20.0
     /tmp/harness/bin/pip uninstall -y torchvision
     python tests/imports/lmms_eval_logs.py /tmp/harness/bin/python
 """

@@ -77,6 +77,17 @@ def test_different_tasks_are_refused() -> None:
         against(given_rows(1), given_rows(1, task="u"))
 
 
+def test_unknown_clusters_are_told() -> None:
+    alone = given_rows(2)
+    shared = replace(alone, rows=tuple(replace(row, cluster="picture") for row in alone.rows))
+    alone = replace(alone, rows=tuple(replace(row, cluster=row.id) for row in alone.rows))
+    assert "take all questions for independent" in against(alone, alone).notices[-1]
+    for pair_of in ((alone, shared), (shared, alone), (shared, shared)):
+        sides = against(*pair_of)
+        assert "independent" not in " ".join(sides.notices)
+        assert set(sides.base.cluster) == set(sides.variant.cluster) == {"picture"}
+
+
 def test_what_was_left_out_at_import_is_told() -> None:
     sides = against(given_rows(1, left_out=7), given_rows(1))
     assert "a.jsonl: questions left out at import: 7." in sides.notices

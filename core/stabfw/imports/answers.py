@@ -103,8 +103,15 @@ def against(base: Answers, variant: Answers) -> Sides:
                 )
     # Each harness writes prompts in its own form, so that hashes across two of them say nothing.
     parts = tuple(p for p in base.parts if p in variant.parts) if same_harness else ()
-    clusters = _clusters(base, variant)
+    grouped = [a for a in (base, variant) if any(row.cluster != row.id for row in a.rows)]
+    # Where one log knows which questions share a picture, it speaks for both.
+    clusters = {row.id: row.cluster for row in grouped[0].rows} if len(grouped) == 1 else {}
     notices = [_pairing(parts), *_differences(base.about, variant.about)]
+    if not grouped:
+        notices.append(
+            "The files do not tell which questions share a picture, so the intervals take all "
+            "questions for independent."
+        )
     for answers in (base, variant):
         if left_out := answers.about.get("left_out"):
             notices.append(f"{answers.name}: questions left out at import: {left_out}.")
@@ -249,12 +256,6 @@ def _outcomes(answers: Answers, parts: tuple[str, ...], clusters: Mapping[str, s
         status=[row.status for row in rows],
         score=[missing if r.score is None else r.score for r in rows] if scored else None,
     )
-
-
-def _clusters(base: Answers, variant: Answers) -> dict[str, str]:
-    """Whose clusters count, where one log knows which questions share a picture."""
-    grouped = [a for a in (base, variant) if any(row.cluster != row.id for row in a.rows)]
-    return {row.id: row.cluster for row in grouped[0].rows} if len(grouped) == 1 else {}
 
 
 def _pairing(parts: tuple[str, ...]) -> str:
