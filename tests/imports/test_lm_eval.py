@@ -105,7 +105,7 @@ def test_what_the_log_proves_is_told(
     unproven = imported(changed(unhash), "unproven.jsonl")
     said = stabfw("compare", before, unproven)
     assert "answers (pairing verified by prompt only): 150 questions" in said
-    assert "the logs do not tell which pictures were shown" in said
+    assert "The logs do not tell which pictures were shown" in said
     # Which questions share a picture is known from the other log.
     kept = [
         json.loads(stabfw("compare", *pair, "--json"))["answers"]["metrics"]
@@ -257,7 +257,7 @@ def test_pages_are_written(
     stabfw("compare", before, after, "--report", "pages")
     said = json.loads(stabfw("compare", before, after, "--json"))["answers"]
     page = Path("pages/report.html").read_text()
-    assert "Prompts and pictures are verified to be the same." in page
+    assert "Verified to be the same: prompt and images." in page
     assert "tiny-llava-rounded" in page
     assert "elsewhere comparison" in page
     (changes,) = Path("pages").glob("cells/*/changes.jsonl")

@@ -65,7 +65,7 @@ def test_judged_choices_are_read(tmp_path: Path, suffix: str) -> None:
     ]
     assert [row.id for row in answers.rows] == ["0", "1", "2", "3", "4"]
     assert answers.rows[0].question == "Which colour?\nA. red\nB. blue"
-    assert answers.parts == ("prompt",)
+    assert answers.parts == ("question",)
 
 
 def test_two_files_are_compared(
@@ -80,7 +80,7 @@ def test_two_files_are_compared(
         said = stabfw("import", name, "-o", f"{name}.jsonl")
         assert f"{name}.jsonl: 5 answers to Colours_x_result" in said
     said = stabfw("compare", "a.jsonl", "b.jsonl")
-    assert "pairing verified by prompt only" in said
+    assert "pairing verified by question only" in said
     assert "  0: 'b' → 'a'" in said
     (found,) = json.loads(stabfw("compare", "a.jsonl", "b.jsonl", "--json")).values()
     assert found["changed"] == ["0"]

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from stabfw.errors import DataError, RunError
-from stabfw.imports import PARTS, Answers, against, asked_differently, read_answers
+from stabfw.imports import WHOLE, Answers, against, asked_differently, read_answers
 from stabfw.metrics import Outcomes, PairingError, Pairs, pair
 from stabfw.report.layout import REPORT, SPEC
 
@@ -108,7 +108,7 @@ def _compared(
     """Yield what is compared: its name, both tables, what is verified, and what to tell."""
     if len(files) == 2:
         sides = against(*files)
-        whole = set(sides.verified) == set(PARTS)
+        whole = set(sides.verified) >= WHOLE
         verified = f"verified by {' and '.join(sides.verified)} only"
         verified = "verified" if whole else verified if sides.verified else "unverified"
         yield "answers", sides.base, sides.variant, verified, sides.notices

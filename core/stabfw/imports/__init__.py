@@ -1,7 +1,7 @@
 """Answers given elsewhere: logs of other harnesses to the one file that `compare` reads."""
 
 from stabfw.imports.answers import (
-    PARTS,
+    WHOLE,
     Answers,
     Given,
     Sides,
@@ -15,7 +15,7 @@ from stabfw.imports.logs import EXACT, FORMATS, read_log
 __all__ = [
     "EXACT",
     "FORMATS",
-    "PARTS",
+    "WHOLE",
     "Answers",
     "Given",
     "Sides",

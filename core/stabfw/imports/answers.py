@@ -12,8 +12,11 @@ from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.metrics import Outcomes
 
-#: Parts of what a model was shown that a log can prove, in the order in which they are told.
-PARTS = ("prompt", "images")
+#: Parts of what a model was shown that a log can prove, in the order in which they are told: the
+#: text as it was given to the model, question and options where only these are known, pictures.
+PARTS = ("prompt", "question", "images")
+#: What proves that two models were asked the same.
+WHOLE = {"prompt", "images"}
 
 #: Facts about a run that must agree, else its answers were given to, or judged by, something else.
 _SAME = ("task", "task_version", "filter", "metric", "correct_from")
@@ -161,7 +164,7 @@ def read_answers(path: Path) -> Answers:
 
     A line is an object with `id`, `answer` and `gold` (a text or a list). Further keys are
     optional: `text`, `question`, `cluster`, `correct`, `score`, `status` and `content`, an
-    object with hashes of `prompt` and `images`. The first line may be `{"about": {…}}`.
+    object with hashes of `prompt`, `question` or `images`. The first line may be `{"about": {…}}`.
 
     Raises:
         DataError: If it is not of that form; the message names the line.
@@ -264,13 +267,12 @@ def _pairing(parts: tuple[str, ...]) -> str:
             "Pairing unverified: nothing in these files proves that equal ids were asked the "
             "same question."
         )
-    if "images" not in parts:
-        return (
-            "Prompts are verified to be the same; the logs do not tell which pictures were shown."
-        )
+    said = f"Verified to be the same: {' and '.join(parts)}."
     if "prompt" not in parts:
-        return "Pictures are verified to be the same; the logs do not tell what was asked."
-    return "Prompts and pictures are verified to be the same."
+        said += " The logs do not tell the whole prompt."
+    if "images" not in parts:
+        said += " The logs do not tell which pictures were shown."
+    return said
 
 
 def _differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:

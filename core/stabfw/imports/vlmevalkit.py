@@ -119,7 +119,7 @@ def _sample(row: Mapping[str, Any], where: str) -> Sample:
         answer=answer,
         gold=(str(known.get("answer", "")),),
         scores={name: _number(known[name]) for name in _SCORES if name in known},
-        content={"prompt": fingerprint([known.get("hint"), *asked])} if asked[0] else {},
+        content={"question": fingerprint([known.get("hint"), *asked])} if asked[0] else {},
         cluster=str(row["index"] if picture is None else picture),
         status=status,
     )
