@@ -113,7 +113,8 @@ def ask(lm_eval: str, name: str, folder: Path, *options: str) -> None:
     for file in out.rglob("results_*.json"):
         results = json.loads(file.read_text())
         del results["pretty_env_info"]  # Of the machine, and of no use here.
-        (target / file.name).write_text(json.dumps(results, indent=1) + "\n")
+        text = json.dumps(results, indent=1).replace(f"{folder}/", "")
+        (target / file.name).write_text(text + "\n")
 
 
 def ask_llava(lm_eval: str, name: str, folder: Path, checkpoint: str) -> None:

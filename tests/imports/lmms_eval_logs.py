@@ -76,7 +76,8 @@ def ask(python: str, name: str, checkpoint: str, folder: Path) -> None:
     for file in out.rglob("*_results.json"):
         results = json.loads(file.read_text())
         results.pop("pretty_env_info", None)  # Of the machine, and of no use here.
-        (target / file.name).write_text(json.dumps(results, indent=1) + "\n")
+        text = json.dumps(results, indent=1).replace(f"{folder}/", "")
+        (target / file.name).write_text(text + "\n")
 
 
 def main(python: str) -> None:
