@@ -93,7 +93,7 @@ def run_facts(results: Mapping[str, object], task: str) -> dict[str, object]:
     # What a task notes of itself repeats the arguments of the model.
     task_config.pop("metadata", None)
     facts: dict[str, object] = {
-        "version": results.get("lm_eval_version"),
+        "version": results.get("lm_eval_version") or results.get("lmms_eval_version"),
         "model": results.get("model_name"),
         "model_args": config.get("model_args"),
         "dtype": config.get("model_dtype"),
