@@ -75,6 +75,17 @@ class Outcomes:
         """Where the model produced output: neither missing nor an error."""
         return _usable(self.status)
 
+    def select(self, mask: BoolArray) -> Outcomes:
+        """Return the rows that a mask picks."""
+        columns: dict[str, Any] = {
+            item.name: None if (column := getattr(self, item.name)) is None else column[mask]
+            for item in fields(self)
+            if item.name != "slices"
+        }
+        return Outcomes(
+            **columns, slices={name: column[mask] for name, column in self.slices.items()}
+        )
+
     @classmethod
     def from_columns(
         cls,

@@ -30,7 +30,7 @@ def flips_page(
         changes: The instances whose answer changed. Beyond `MOST_SHOWN`, lost answers come
             first and the rest is left out; the page says so.
         notices: Sentences to show above everything.
-        estimand: What is compared, `matched` or `deployed`.
+        estimand: What is compared, as in `Results`.
 
     Returns:
         The page as HTML.

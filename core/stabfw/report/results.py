@@ -94,8 +94,8 @@ class Results:
 
     Attributes:
         name: The experiment's name.
-        spec_hash: Hash of the spec as resolved.
-        estimand: `matched` or `deployed`.
+        spec_hash: Hash of the spec as resolved; empty where there was none.
+        estimand: `matched`, `deployed`, or `elsewhere` for answers of others.
         cells: Finished cells, baselines included.
         comparisons: Each stack and control beside its baseline.
         failures: Cells without outcomes.

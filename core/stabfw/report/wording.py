@@ -24,6 +24,10 @@ ESTIMANDS = {
         "the baseline ran as it is served today, so everything that shipping the stack "
         "would change is part of the difference"
     ),
+    "elsewhere": (
+        "both sides were answered elsewhere, so everything that differed between the two runs is "
+        "part of the difference"
+    ),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,13 +30,13 @@ from stabfw.report.layout import (
 )
 from stabfw.report.measure import CellOutcomes, Measured
 from stabfw.report.page import report_page
-from stabfw.report.results import Change, Comparison
+from stabfw.report.results import Change, Comparison, Results
 from stabfw.report.serialise import save_results
 from stabfw.report.thumbnails import thumbnail
 
 
 def write_report(measured: Measured, directory: Path, images: str) -> None:
-    """Write pages and tables; `results.json` comes last, so its presence means all is there.
+    """Write the pages and tables of a run.
 
     Args:
         measured: Results and the outcomes behind them.
@@ -44,14 +44,26 @@ def write_report(measured: Measured, directory: Path, images: str) -> None:
         images: `none`, `thumbnails` or `full`: whether pictures are put into pages. Those of
             private benchmarks never are.
     """
-    results = measured.results
+    inputs = Inputs()
+    write_pages(measured.results, lambda c: _rows(measured, c, inputs, images), directory)
+
+
+def write_pages(
+    results: Results, rows_of: Callable[[Comparison], Iterable[InstanceRow]], directory: Path
+) -> None:
+    """Write pages and tables; `results.json` comes last, so its presence means all is there.
+
+    Args:
+        results: The numbers.
+        rows_of: Gives the instances of a comparison.
+        directory: Where to; what is there already is replaced.
+    """
     (directory / RESULTS).unlink(missing_ok=True)
     shutil.rmtree(directory / CELLS, ignore_errors=True)
-    inputs = Inputs()
     tables = importlib.util.find_spec("pyarrow") is not None
     for comparison in results.comparisons:
         folder = cell_directory(directory, comparison.condition)
-        rows = list(_rows(measured, comparison, inputs, images))
+        rows = list(rows_of(comparison))
         changed = changes(rows)
         page = flips_page("", comparison, changed, results.notices, results.estimand)
         write_atomic(folder / FLIPS, page.encode())
