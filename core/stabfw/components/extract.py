@@ -205,7 +205,8 @@ def _plain(text: str) -> str:
 
 def _decided(text: str, kind: AnswerKind, read: _Read) -> Answer:
     """Read the marked part of a text, or all of it if that part names nothing."""
-    found = read(_plain(final_answer(text))) or read(_plain(_without_thoughts(text)))
+    part, whole = final_answer(text), _without_thoughts(text)
+    found = read(_plain(part)) or (read(_plain(whole)) if part != whole else set())
     if len(found) == 1 and _NO_OPTION not in found:
         return Answer(found.pop(), kind)
     return missing(text, kind)
@@ -215,15 +216,15 @@ def missing(text: str, kind: AnswerKind) -> Answer:
     """The answer where none could be read: `empty`, a `refusal`, or else `invalid`."""
     if not text.strip():
         status = AnswerStatus.EMPTY
-    elif _refused(_plain(_without_thoughts(text))):
+    elif _REFUSAL.search(_beginning(text)):
         status = AnswerStatus.REFUSAL
     else:
         status = AnswerStatus.INVALID
     return Answer(None, kind, status)
 
 
-def _refused(plain: str) -> bool:
-    return _REFUSAL.search(plain[:_REACH]) is not None
+def _beginning(text: str) -> str:
+    return _plain(_without_thoughts(text)[: 2 * _REACH])[:_REACH]
 
 
 def _declared(plain: str) -> list[str]:
@@ -252,9 +253,9 @@ def extract_text(text: str, kind: AnswerKind, fold: Callable[[str], str] = norma
         >>> extract_text("The answer is **Top left**.", AnswerKind.SHORT).value
         'top left'
     """
-    plain = _plain(_without_thoughts(text))
-    refusal = _REFUSAL.search(plain[:_REACH])
-    if refusal is not None and _sentence(plain).startswith(plain[: refusal.end()]):
+    beginning = _beginning(text)
+    refusal = _REFUSAL.search(beginning)
+    if refusal is not None and _sentence(beginning).startswith(beginning[: refusal.end()]):
         return missing(text, kind)
     part = _without_thoughts(text) if kind is AnswerKind.FREE else _short(final_answer(text))
     value = fold(part)
