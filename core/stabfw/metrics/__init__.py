@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .counts import Counts as Counts
+    from .divergence import first_divergence as first_divergence
     from .intervals import Interval as Interval
     from .intervals import bootstrap_interval as bootstrap_interval
     from .intervals import clopper_pearson as clopper_pearson
@@ -67,6 +68,7 @@ _HOME = {
         "proportion_interval",
         "wilson",
     ),
+    "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
     "stability": (
         "METRICS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from typing import Any
@@ -30,6 +30,7 @@ from stabfw.metrics import (
     compression_specific_failure_rate,
     excess_divergence,
     excess_per_instance,
+    first_divergence,
     flip_causes,
     loglik_delta,
     noise_floor,
@@ -52,6 +53,7 @@ _SLICE_METRICS = (
     "negative_flip_rate",
     "correct_loss_rate",
 )
+_NO_TOKENS = ("", Prediction(text=""))
 _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 
 
@@ -252,6 +254,7 @@ class _Measuring:
             values["excess_divergence"] = excess_divergence(pairs, repeats)
         values |= self._beside_clean(condition, pairs, repeats)
         values |= self._likelihood(condition)
+        values |= self._divergence(key, base_key)
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
                 computed = dict(metric.compute(pairs))
@@ -271,12 +274,7 @@ class _Measuring:
             floor=floor,
             counts=Counts.of(pairs),
             slices={name: _slice(pairs, name) for name in pairs.slices},
-            causes={
-                "semantic": causes.semantic,
-                "format": causes.format,
-                "truncation": causes.truncation,
-                "error": causes.error,
-            },
+            causes=asdict(causes),
             label_preserved=_label_preserved(self.done[key].cell),
         )
 
@@ -295,8 +293,8 @@ class _Measuring:
             ),
             *(f"{label}: {count}" for label, count in self._unscored.items()),
             *(
-                f"{label}: more than 20 % of the changed answers could not be read on one side; "
-                "mend how answers are read before reading these numbers"
+                f"{label}: more than 20 % of the changed answers could not be read on one side: "
+                "fix the parser first (`stabfw rescore` reads the stored answers anew)"
                 for label in sorted(self._parser_first)
             ),
         ]
@@ -364,6 +362,23 @@ class _Measuring:
         return loglik_delta(
             [base.predictions[row.id][1].logprobs for row in rows],
             [scored.predictions[row.id][1].logprobs for row in rows],
+            [row.cluster for row in rows],
+        )
+
+    def _divergence(self, key: str, base_key: str) -> dict[str, MetricValue]:
+        """Where free answers part; nothing where there are none, or their tokens are not known."""
+        base, variant = self.done[base_key], self.done[key]
+        rows = [
+            row
+            for row in variant.cell.dataset.rows
+            if row.kind == AnswerKind.FREE
+            and all(i.predictions.get(row.id, _NO_TOKENS)[1].token_ids for i in (base, variant))
+        ]
+        if not rows:
+            return {}
+        return first_divergence(
+            [base.predictions[row.id][1].token_ids for row in rows],
+            [variant.predictions[row.id][1].token_ids for row in rows],
             [row.cluster for row in rows],
         )
 
