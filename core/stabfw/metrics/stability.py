@@ -105,7 +105,7 @@ class FlipCauses:
 
     @property
     def fix_the_parser_first(self) -> bool:
-        """Whether format flips exceed 20 % of the changes in the rates: those measure the parser."""
+        """Whether format flips exceed 20 % of the changes that enter the rates."""
         return self.format > PARSER_ALARM_SHARE * (self.total - self.error)
 
 

@@ -84,7 +84,7 @@ class Dataset:
 
     @cached_property
     def scorer(self) -> str:
-        """Version of how answers are read and scored: core's rules, the benchmark's, and the gold."""
+        """Version of how answers are read and scored: the rules of both, and the gold labels."""
         gold = [[row.id, row.references] for row in self.rows]
         rules = [EXTRACTOR_VERSION, self.benchmark.scorer_version]
         return digest([self.type, rules, gold])[:16]
