@@ -395,15 +395,34 @@ class _Measuring:
 
 def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
+    return CellOutcomes(cell, predictions, current_scores(store, cell, predictions, inputs))
+
+
+def current_scores(
+    store: Store,
+    cell: Cell,
+    predictions: Mapping[str, tuple[str, Prediction]],
+    inputs: Inputs,
+    *,
+    keep: bool = True,
+) -> dict[str, tuple[Answer, Score]]:
+    """Return answers and scores by the current scorer, made anew where the store has none.
+
+    Args:
+        store: Where scores are looked up.
+        cell: The cell.
+        predictions: What it predicted, by instance id.
+        inputs: Where instances come from.
+        keep: Whether new scores are put into the store.
+    """
     scores = store.scores(cell.key, cell.dataset.scorer)
-    if missing := [i for i in predictions if i not in scores]:
-        store.put_scores(
-            cell.key,
-            cell.dataset.scorer,
-            [_score(cell, inputs, i, *predictions[i]) for i in missing],
-        )
-        scores = store.scores(cell.key, cell.dataset.scorer)
-    return CellOutcomes(cell, predictions, scores)
+    missing = [i for i in predictions if i not in scores]
+    if missing:
+        made = [_score(cell, inputs, i, *predictions[i]) for i in missing]
+        if keep:
+            store.put_scores(cell.key, cell.dataset.scorer, made)
+        scores |= {outcome.instance_id: (outcome.answer, outcome.score) for outcome in made}
+    return scores
 
 
 def _score(
