@@ -18,6 +18,7 @@ from stabfw.execute.session import read_answer
 from stabfw.experiment import rescore, run
 from stabfw.plan import Role, make_plan
 from stabfw.registry import Registry
+from stabfw.report.serialise import load_results
 from stabfw.spec import ExperimentSpec, to_yaml
 from stabfw.store import Store
 from stabfw_test_plugins.parrot import Parrot
@@ -194,7 +195,7 @@ def test_command(
     told = json.loads(capsys.readouterr().out)
     assert told["kept"] is False
     assert sum(cell["read"] for cell in told["cells"]) > 0
-    spec = tmp_path / "spec.yaml"
+    spec = tmp_path / "mine.yaml"
     spec.write_text(to_yaml(finished))
     assert invoke(["rescore", str(spec)]) == Exit.OK
     out = capsys.readouterr().out
@@ -268,16 +269,14 @@ def test_a_real_run_is_rescored_and_published_without_torch(tmp_path: Path) -> N
     )
 
     def accuracies() -> list[float]:
-        results = json.loads((tmp_path / "runs/tiny/results.json").read_text())
-        return [cell["accuracy"]["value"] for cell in results["cells"]]
+        cells = load_results(tmp_path / "runs/tiny/results.json").cells
+        return [cell.accuracy.value or 0.0 for cell in cells]
 
     def published() -> set[float]:
         client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
         ids = [e.experiment_id for e in client.search_experiments()]
         found = [r.data.metrics for r in client.search_runs(ids)]
-        return {
-            m[name] for m in found for name in m if name.startswith("accuracy") and "." not in name
-        }
+        return {m["acc"] for m in found if "acc" in m}
 
     assert max(accuracies()) > 0.5
     assert max(published()) > 0.5
