@@ -126,13 +126,6 @@ def normalised(text: str) -> str:
         >>> normalised("  Top  LEFT. ")
         'top left'
     """
-    while (folded := _folded_once(text)) != text:
-        # Once is not always enough: folding the case can make what folding the width changes.
-        text = folded
-    return text
-
-
-def _folded_once(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split()).rstrip(". ")
 
