@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from stabfw.components import (
@@ -84,6 +84,10 @@ TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map(" ".join), st.tex
 
 
 @given(TEXTS)
+@example("{}}")
+@example('{"answer": null}')
+@example('{"answer": ' + "1" * 5000 + "}")
+@example('{"a": ' * 100_000 + "1" + "}" * 100_000)
 def test_any_text_is_read_as_something_and_the_same_again(text: str) -> None:
     for name, reader in READERS.items():
         answer = reader(text)
@@ -108,6 +112,9 @@ def test_options_may_be_any_text(options: list[str], text: str) -> None:
 
 
 @given(TEXTS)
+@example("a. ..")
+@example("a .\u3000")
+@example("\u1fb3\u0301 \ufdfa")
 def test_normalisers_are_idempotent(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
 
