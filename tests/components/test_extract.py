@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from stabfw.components import (
@@ -83,11 +83,12 @@ PIECES = st.sampled_from(
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map(" ".join), st.text("AaBb .,()\n:"))
 
 
+@settings(deadline=None)
 @given(TEXTS)
 @example("{}}")
 @example('{"answer": null}')
 @example('{"answer": ' + "1" * 5000 + "}")
-@example('{"a": ' * 100_000 + "1" + "}" * 100_000)
+@example('{"a": ' * 5000 + "1" + "}" * 5000)
 def test_any_text_is_read_as_something_and_the_same_again(text: str) -> None:
     for name, reader in READERS.items():
         answer = reader(text)
