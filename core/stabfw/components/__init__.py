@@ -22,7 +22,15 @@ from stabfw.components.data import (
     Score,
     TopToken,
 )
-from stabfw.components.extract import extract_choice, extract_text, extract_yes_no, normalised
+from stabfw.components.extract import (
+    EXTRACTOR_VERSION,
+    extract_choice,
+    extract_number,
+    extract_text,
+    extract_yes_no,
+    final_answer,
+    normalised,
+)
 from stabfw.components.files import file_digest
 from stabfw.components.fitting import Example, FitData
 from stabfw.components.metric import Metric, MetricConfig
@@ -39,6 +47,7 @@ from stabfw.components.perturbation import Modality, Perturbation, PerturbationC
 
 __all__ = [
     "API_VERSION",
+    "EXTRACTOR_VERSION",
     "Accelerator",
     "AcceleratorConfig",
     "Answer",
@@ -80,8 +89,10 @@ __all__ = [
     "Slot",
     "TopToken",
     "extract_choice",
+    "extract_number",
     "extract_text",
     "extract_yes_no",
     "file_digest",
+    "final_answer",
     "normalised",
 ]

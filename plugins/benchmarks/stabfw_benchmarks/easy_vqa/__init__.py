@@ -77,12 +77,6 @@ class EasyVqa(Benchmark[EasyVqaConfig]):
                 slices={"kind": _slice(question, answer)},
             )
 
-    def extract(self, text: str, instance: Instance) -> Answer:
-        """Read a word, or `yes` or `no`."""
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        return extract_text(text, instance.kind)
-
     def _root(self) -> Path:
         if self.config.path is not None:
             return self.config.path

@@ -105,14 +105,6 @@ class Shapes(Benchmark[ShapesConfig]):
                 produced += 1
             index += 1
 
-    def extract(self, text: str, instance: Instance) -> Answer:
-        """Read a word, `yes` or `no`, or the letter of an option."""
-        if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices)
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        return extract_text(text, instance.kind)
-
 
 def _instance(scene: Scene, question: Question, image: Image, native_id: str) -> Instance:
     step = min(int(scene.difficulty / _BIN), round(MAX_DIFFICULTY / _BIN) - 1)
