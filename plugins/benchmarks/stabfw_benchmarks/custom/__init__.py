@@ -21,9 +21,6 @@ from stabfw.components import (
     Instance,
     SampledConfig,
     Score,
-    extract_choice,
-    extract_text,
-    extract_yes_no,
     file_digest,
 )
 from stabfw.errors import DataError

@@ -14,14 +14,11 @@ from typing import Any
 
 from pydantic import Field
 from stabfw.components import (
-    Answer,
     AnswerKind,
     Benchmark,
     Image,
     Instance,
     SampledConfig,
-    extract_text,
-    extract_yes_no,
     file_digest,
 )
 from stabfw.errors import DataError

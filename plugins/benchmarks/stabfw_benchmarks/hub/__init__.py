@@ -21,8 +21,6 @@ from stabfw.components import (
     Outline,
     SampledConfig,
     extract_choice,
-    extract_text,
-    extract_yes_no,
 )
 from stabfw.errors import DataError
 

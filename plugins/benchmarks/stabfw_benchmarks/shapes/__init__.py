@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from stabfw.components import (
-    Answer,
     AnswerKind,
     Benchmark,
     BenchmarkConfig,
     Choice,
     Image,
     Instance,
-    extract_choice,
-    extract_text,
-    extract_yes_no,
 )
 from stabfw.registry import hookimpl
 
