@@ -186,7 +186,7 @@ class TestTraining:
         assert late[0] < 0.5 * early[0]
         for name, target in (("kept_1", 0.5), ("kept_2", 0.3), ("kept_3", 0.1)):
             found = sum(curve[n][name] for n in range(41, 49)) / 8
-            assert found == pytest.approx(target, abs=0.12)
+            assert found == pytest.approx(target, abs=min(0.12, target / 2))
         known = about(artefact.data, "")
         assert (known["layers"], known["heads"], known["family"]) == ([1, 2, 3], 8, "llava")
         assert known["training"]["epochs"] == 12
@@ -216,7 +216,7 @@ class TestTraining:
     def test_small_parts_of_a_batch_add_up(
         self, tiny: Any, data: FitData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without noise, whether a batch goes through the model at once does not matter."""
+        """Without noise, whether alike parts go through the model at once does not matter."""
 
         def certain(logits: torch.Tensor, tau: float, hard: bool) -> torch.Tensor:
             soft = (logits / tau).softmax(-1)
@@ -230,10 +230,21 @@ class TestTraining:
             optimizer = torch.optim.SGD(weights, lr=0.0)
             training = QUICK.model_copy(update={"micro_batch_size": size})
             with _frozen(tiny.module):
-                _step(tiny, data.examples[:4], modules, training, optimizer)
+                _step(tiny, 2 * data.examples[:2], modules, training, optimizer)
             gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
         assert gradients[0].norm() == pytest.approx(1, abs=1e-3), "they are clipped"
         assert torch.allclose(*gradients, atol=1e-4)
+
+    def test_shares_are_asked_for_over_all_pictures_of_a_part(
+        self, tiny: Any, data: FitData
+    ) -> None:
+        """The mean is what has to be right, not each picture's share."""
+        modules = decisions(seed=4)
+        optimizer = torch.optim.SGD([p for m in modules.values() for p in m.parameters()], lr=0.0)
+        with _frozen(tiny.module):
+            told = _step(tiny, data.examples[:4], modules, QUICK, optimizer)
+        missed = [told[f"kept_{n}"] - ratio for n, ratio in enumerate(QUICK.keep_ratios, 1)]
+        assert told["loss_ratio"] == pytest.approx(sum(m**2 for m in missed) / 3, abs=1e-7)
 
     def test_data_without_answers_is_refused(self, tiny: Any, data: FitData) -> None:
         blank = FitData(tuple(Example(e.prompt) for e in data.examples))
