@@ -29,7 +29,14 @@ from stabfw_accelerators.lvpruning import LVPruning, LVPruningConfig, Training
 from stabfw_accelerators.lvpruning.artefacts import about, dump, load
 from stabfw_accelerators.lvpruning.decision import Block, Decision
 from stabfw_accelerators.lvpruning.training import _forward, _frozen, _Gates, _step
-from stabfw_models.tiny import TinyConfig, TinyLlava
+from stabfw_models.tiny import (
+    Tiny,
+    TinyConfig,
+    TinyLlava,
+    TinyLlavaNext,
+    TinyQwen2Vl,
+    TinyQwen25Vl,
+)
 
 Ask = Callable[..., list[Prediction]]
 LAYERS = (1, 2, 3)
@@ -253,6 +260,23 @@ class TestTraining:
 
 
 class TestAtHand:
+    @pytest.mark.parametrize("kind", [TinyLlava, TinyLlavaNext, TinyQwen2Vl, TinyQwen25Vl])
+    def test_modules_left_to_themselves_keep_the_shares_they_were_asked_for(
+        self, kind: type[Tiny], prompts: tuple[Prompt, ...]
+    ) -> None:
+        """A module that drops everything cannot tell tokens apart."""
+        made = kind(TinyConfig(device="cpu", threads=1))
+        with made.open(made.request()) as model:
+            shipped = LVPruning(LVPruningConfig()).at_hand(model.info)
+            assert shipped is not None
+            modules = load(shipped.data, model, LAYERS)
+            asked = [Example(prompt, "yes") for prompt in prompts]
+            with _frozen(model.module), torch.no_grad():
+                torch.manual_seed(0)
+                _, shares = _forward(model, asked, modules, temperature=1.0)
+        found = [float(share.mean()) for share in shares]
+        assert found == pytest.approx([0.5, 0.3, 0.1], abs=0.06)
+
     def test_modules_come_with_the_tiny_models_unless_others_are_wanted(self, tiny: Any) -> None:
         def found(**config: Any) -> Artefact | None:
             return LVPruning(LVPruningConfig(**config)).at_hand(tiny.info)
