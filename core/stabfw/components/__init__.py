@@ -25,6 +25,7 @@ from stabfw.components.data import (
 from stabfw.components.extract import extract_choice, extract_text, extract_yes_no, normalised
 from stabfw.components.files import file_digest
 from stabfw.components.fitting import Example, FitData
+from stabfw.components.judging import Rubric, Verdict, read_ratings, read_score, read_yes_no
 from stabfw.components.metric import Metric, MetricConfig
 from stabfw.components.model import (
     Encoded,
@@ -75,13 +76,18 @@ __all__ = [
     "PerturbationConfig",
     "Prediction",
     "Prompt",
+    "Rubric",
     "SampledConfig",
     "Score",
     "Slot",
     "TopToken",
+    "Verdict",
     "extract_choice",
     "extract_text",
     "extract_yes_no",
     "file_digest",
     "normalised",
+    "read_ratings",
+    "read_score",
+    "read_yes_no",
 ]
