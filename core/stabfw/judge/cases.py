@@ -37,11 +37,13 @@ class Opinion:
     """What the judge said of a case.
 
     Attributes:
+        questions: What was asked.
         verdicts: For each order, what it said at first; None where that cannot be read.
         score: What they are worth together; None where one cannot be read.
         repeats: For each question that was asked again, whether it got another verdict.
     """
 
+    questions: tuple[str, ...]
     verdicts: tuple[Verdict | None, ...]
     score: float | None
     repeats: tuple[bool, ...] = ()
@@ -123,4 +125,4 @@ def opinion(judge: Judge, case: Case, store: Store) -> Opinion | None:
         if reply is not None
     )
     score = rubric.score(known) if len(known) == len(said) else None
-    return Opinion(tuple(said), score, again)
+    return Opinion(questions, tuple(said), score, again)

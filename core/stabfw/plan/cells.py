@@ -166,6 +166,16 @@ class Plan:
         """All cells, each once."""
         return tuple(cell for session in self.sessions for cell in session.cells)
 
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """Keys of each baseline and each cell that is held against it, repeats for noise too."""
+        pairs = [
+            (self.base_of[key], key)
+            for condition, key in self.named.items()
+            if condition.role is not Role.LIKELIHOOD and key in self.base_of
+        ]
+        return tuple(pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1])
+
 
 def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
     """What of a component enters a key."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stabfw.components import Benchmark, GenerationOptions, LoadRequest, Model, ModelInfo
 from stabfw.errors import SpecError
 from stabfw.store import digest
+
+if TYPE_CHECKING:
+    from stabfw.plan.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class Judge:
             attempt: 0, and from 1 on where the same is asked again.
         """
         return digest([self.fields, asdict(self.options), question, attempt])
+
+    def most_replies(self, cells: Iterable[Cell], pairs: Collection[Cell]) -> int:
+        """Count the replies that an experiment needs at most; equal texts need fewer.
+
+        Args:
+            cells: All that are answered.
+            pairs: Those of them that are compared with a baseline, as often as they are.
+        """
+        scored = sum(
+            cell.dataset.size * rubric.orders
+            for cell in cells
+            if (rubric := cell.dataset.benchmark.judged) is not None and not cell.parent
+        )
+        compared = sum(2 * cell.dataset.free for cell in pairs)
+        return (scored + compared) * (1 + self.repeats)
 
 
 def fixed(name: str, request: LoadRequest, info: ModelInfo) -> None:

@@ -12,7 +12,7 @@ from stabfw.execute.inputs import Inputs
 from stabfw.judge import Case, Opinion, comparing, opinion, scoring
 from stabfw.metrics import MetricValue, proportion_interval
 from stabfw.metrics.stability import metric_value
-from stabfw.plan import Judge, Plan, Role
+from stabfw.plan import Judge, Plan
 from stabfw.store import Store
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 #: A judged answer counts as correct from this score on.
 CORRECT = 0.5
-_COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS, Role.FLOOR)
 
 Opinions = Mapping[str, Opinion | None]
 #: Of a pair of answers: what the judge said, or whether they are the same without asking it.
@@ -37,12 +36,9 @@ def cases_of(plan: Plan, done: Mapping[str, CellOutcomes]) -> Iterator[Case]:
     inputs = Inputs()
     for outcomes in done.values():
         yield from scoring(outcomes.cell, outcomes.predictions, outcomes.scores, inputs).values()
-    pairs = {
-        (plan.base_of[key], key): None
-        for condition, key in plan.named.items()
-        if condition.role in _COMPARED and key in done and plan.base_of.get(key) in done
-    }
-    for base, variant in pairs:
+    for base, variant in plan.compared:
+        if base not in done or variant not in done:
+            continue
         found = comparing(
             done[variant].cell, done[base].predictions, done[variant].predictions, inputs
         )
@@ -109,8 +105,9 @@ def judge_metrics(
     if not any(pairs) and not any(scores):
         return {}
     told = [(i, said) for part in pairs for i, said in part.items()]
-    asked = [(i, said) for i, said in told if isinstance(said, Opinion)]
-    alone = [(i, said) for part in scores for i, said in part.items() if said is not None]
+    # What was asked once is counted once, however many answers were the same.
+    asked = _distinct((i, said) for i, said in told if isinstance(said, Opinion))
+    alone = _distinct((i, said) for part in scores for i, said in part.items() if said)
     rows = {
         "free_divergence": [(i, said is not True) for i, said in told],
         "judged_divergence": [
@@ -128,6 +125,10 @@ def judge_metrics(
         for name, found in rows.items()
         if found or name == "judged_divergence"
     }
+
+
+def _distinct(said: Iterable[tuple[str, Opinion]]) -> list[tuple[str, Opinion]]:
+    return list({(i, one.questions): (i, one) for i, one in said}.values())
 
 
 def _same(said: Opinion | bool | None) -> bool | None:
