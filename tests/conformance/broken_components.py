@@ -37,8 +37,10 @@ from stabfw.components import (
     Perturbation,
     PerturbationConfig,
     Prediction,
+    Rubric,
     Score,
     Slot,
+    Verdict,
     extract_choice,
 )
 from stabfw.components.anatomy import BlockCall, Vision
@@ -851,6 +853,67 @@ class Overlapping(Cards):
 
     def made(self, split: str) -> Iterator[Instance]:
         yield from super().made("test")
+
+
+class Fair(Rubric):
+    """Asks as it should, and reads a reply that is yes or no and nothing else."""
+
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        golds = " / ".join(instance.references)
+        return (f"{instance.question}\nright: {golds}\nsaid: {answer}\nIs it right?",)
+
+    def read(self, reply: str, order: int) -> Verdict | None:
+        return {"yes": (1.0,), "no": (0.0,)}.get(reply)
+
+    def score(self, verdicts: Sequence[Verdict]) -> float:
+        return verdicts[0][0]
+
+
+class Hiding(Fair):
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        return (f"{instance.question}\nsaid: {answer}\nIs it right?",)
+
+
+class Guessing(Fair):
+    def read(self, reply: str, order: int) -> Verdict | None:
+        return super().read(reply, order) or (0.0,)
+
+
+class OneSided(Fair):
+    orders = 2
+
+
+class Wavering(Fair):
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        return (f"{next(_COUNTER)} {super().questions(instance, answer)[0]}",)
+
+
+@fails("check_judge_is_told_and_read")
+class HiddenGold(Cards):
+    """Has a judge that does not know what is right."""
+
+    judged = Hiding()
+
+
+@fails("check_judge_is_told_and_read")
+class GuessedVerdict(Cards):
+    """Takes whatever a judge says for no."""
+
+    judged = Guessing()
+
+
+@fails("check_judge_is_told_and_read")
+class OneOrder(Cards):
+    """Says that it asks in both orders, and asks in one."""
+
+    judged = OneSided()
+
+
+@fails("check_judge_is_told_and_read")
+class AnotherQuestion(Cards):
+    """Never asks a judge the same again."""
+
+    judged = Wavering()
 
 
 @fails("check_fingerprint")
