@@ -874,7 +874,7 @@ class Hiding(Fair):
         return (f"{instance.question}\nsaid: {answer}\nIs it right?",)
 
 
-class Guessing(Fair):
+class Presuming(Fair):
     def read(self, reply: str, order: int) -> Verdict | None:
         return super().read(reply, order) or (0.0,)
 
@@ -899,7 +899,7 @@ class HiddenGold(Cards):
 class GuessedVerdict(Cards):
     """Takes whatever a judge says for no."""
 
-    judged = Guessing()
+    judged = Presuming()
 
 
 @fails("check_judge_is_told_and_read")
