@@ -37,7 +37,6 @@ from stabfw.components import (
     Perturbation,
     PerturbationConfig,
     Prediction,
-    Rubric,
     Score,
     Slot,
     Verdict,
@@ -51,6 +50,7 @@ from toys import (
     OFFERS,
     Cards,
     Dim,
+    Fair,
     Halve,
     LoadedToy,
     Lossless,
@@ -853,20 +853,6 @@ class Overlapping(Cards):
 
     def made(self, split: str) -> Iterator[Instance]:
         yield from super().made("test")
-
-
-class Fair(Rubric):
-    """Asks as it should, and reads a reply that is yes or no and nothing else."""
-
-    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
-        golds = " / ".join(instance.references)
-        return (f"{instance.question}\nright: {golds}\nsaid: {answer}\nIs it right?",)
-
-    def read(self, reply: str, order: int) -> Verdict | None:
-        return {"yes": (1.0,), "no": (0.0,)}.get(reply)
-
-    def score(self, verdicts: Sequence[Verdict]) -> float:
-        return verdicts[0][0]
 
 
 class Hiding(Fair):
