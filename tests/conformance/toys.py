@@ -422,7 +422,7 @@ HEALTHY: dict[tuple[Kind, str], type[Component[Any]]] = {
     (Kind.PERTURBATION, "shout"): Shout,
     (Kind.PERTURBATION, "dim"): Dim,
     (Kind.BENCHMARK, "cards"): Cards,
-    (Kind.BENCHMARK, "judged-cards"): JudgedCards,
+    (Kind.BENCHMARK, "judged"): JudgedCards,
     (Kind.METRIC, "zero"): Zero,
 }
 OFFERS = {}
