@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabfw.components import Kind
-from stabfw.errors import DataError, RunError, SpecError, StabfwError, UnsupportedError, blaming
+from stabfw.errors import (
+    DataError,
+    IncompleteError,
+    RunError,
+    SpecError,
+    StabfwError,
+    UnsupportedError,
+    blaming,
+)
 from stabfw.execute.messages import WORKER
 from stabfw.plan import Cell, Condition, Fit, Plan, Role, Session, make_plan
 from stabfw.plan.cells import component_fields
@@ -26,6 +34,7 @@ from stabfw.store import Store, digest
 if TYPE_CHECKING:
     from stabfw.execute import Executor, Message, Task
     from stabfw.metrics import Outcomes
+    from stabfw.report.rescoring import CellChange
     from stabfw.report.results import Failure, Results
 
 log = logging.getLogger(__name__)
@@ -98,22 +107,123 @@ def run(
                 instances=sum(len(cell.dataset.rows) for cell in todo),
             )
         )
-        manifest = _manifest(spec, plan, registry)
-        if not todo and (known := _unchanged(directory, manifest)) is not None:
-            if not (directory / PUBLISHED).exists():
-                observers.notify(events.RunEnd(known, directory, spec))
-            return Run(known, directory, computed=0)
-        observers.notify(events.RunStart(spec.name, directory))
-        failures = _Runner(spec, plan, store, observers).run() if todo else []
-        # Until the results are whole, nothing may vouch for them.
-        (directory / MANIFEST).unlink(missing_ok=True)
-        plan, unjudged = _ask_judge(plan, store, observers)
-        results = _report(spec, registry, plan, store, failures, directory)
-        if not failures and not unjudged:
-            (directory / MANIFEST).write_text(manifest)
+        runner = _Runner(spec, plan, store, observers) if todo else None
+        results, unjudged = _conclude(spec, registry, plan, store, runner, directory, observers)
+    return Run(results, directory, computed=len(todo), unjudged=unjudged)
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What `rescore` gives back.
+
+    Attributes:
+        cells: What changed, by cell.
+        run: The results and where they are; None if nothing was kept.
+    """
+
+    cells: tuple[CellChange, ...]
+    run: Run | None
+
+
+def rescore(
+    spec: ExperimentSpec,
+    *,
+    registry: Registry | None = None,
+    observers: Observers | None = None,
+    keep: bool = True,
+    examples: int = 3,
+) -> Rescored:
+    """Read and score the answers of a finished experiment anew; no model is loaded.
+
+    `run` does the same without telling what changed. Answers that are errors stay so. A judge is
+    asked only what it was never asked.
+
+    Args:
+        spec: The experiment.
+        registry: Where plugins come from; all installed ones by default.
+        observers: Who is told what happens; MLflow is added if the spec asks for it.
+        keep: Whether the store, the run directory and MLflow are brought up to date.
+        examples: How many answers to show of each cell that changed.
+
+    Returns:
+        What changed, and the results.
+
+    Raises:
+        RunError: There is no such store.
+        IncompleteError: Some cells are not in the store.
+        StabfwError: The data or the store cannot be read.
+    """
+    from stabfw.report.rescoring import rescored
+
+    registry = registry or Registry()
+    if not (spec.store / "outcomes.sqlite").is_file():
+        raise RunError(
+            f"{spec.store}: there is no store here, so there are no answers to score; start stabfw "
+            "in the directory where the experiment was run, or name the store with --set store=DIR"
+        )
+    directory = _directory(spec) if keep else spec.runs / spec.name
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        _require_finished(spec, plan, store)
+        cells = rescored(plan, store, _scorers(directory), keep=keep, examples=examples)
+        if not keep:
+            return Rescored(cells, None)
+        observers = _observers(spec, registry, observers)
+        results, unjudged = _conclude(spec, registry, plan, store, None, directory, observers)
+    return Rescored(cells, Run(results, directory, computed=0, unjudged=unjudged))
+
+
+def _require_finished(spec: ExperimentSpec, plan: Plan, store: Store) -> None:
+    labels = {key: condition.label for condition, key in reversed(list(plan.named.items()))}
+    missing = [f"the artefact of {fit.label}" for fit in plan.fits]
+    missing += [labels[cell.key] for cell in plan.cells if not _done(store, cell)]
+    if missing:
+        shown = "; ".join(missing[:5]) + (f"; and {len(missing) - 5} more" if missing[5:] else "")
+        raise IncompleteError(
+            f"{len(missing)} of {len(plan.cells)} cells of '{spec.name}' are not in the store "
+            f"{spec.store}: {shown}. Compute them with `stabfw run`, or see with `stabfw plan "
+            "--explain` why finished ones are not reused"
+        )
+
+
+def _scorers(directory: Path) -> list[str]:
+    """Versions of the scorers that the results in a run directory were made with."""
+    try:
+        return list(json.loads((directory / MANIFEST).read_text())["scorers"])
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _conclude(
+    spec: ExperimentSpec,
+    registry: Registry,
+    plan: Plan,
+    store: Store,
+    runner: _Runner | None,
+    directory: Path,
+    observers: Observers,
+) -> tuple[Results, str]:
+    """Compute what is left, if there is a runner, and bring the results up to date.
+
+    Returns:
+        The results, and why the judge could not be asked everything; empty if it was.
+    """
+    manifest = _manifest(spec, plan, registry)
+    if not runner and (known := _unchanged(directory, manifest)) is not None:
+        if not (directory / PUBLISHED).exists():
+            observers.notify(events.RunEnd(known, directory, spec))
+        return known, ""
+    observers.notify(events.RunStart(spec.name, directory))
+    failures = runner.run() if runner else []
+    # Until the results are whole, nothing may vouch for them.
+    (directory / MANIFEST).unlink(missing_ok=True)
+    plan, unjudged = _ask_judge(plan, store, observers)
+    results = _report(spec, registry, plan, store, failures, directory)
+    if not failures and not unjudged:
+        (directory / MANIFEST).write_text(manifest)
     observers.notify(events.MetricsReady(results))
     observers.notify(events.RunEnd(results, directory, spec))
-    return Run(results, directory, computed=len(todo), unjudged=unjudged)
+    return results, unjudged
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,6 @@ from stabfw.components import (
     Slot,
     TopToken,
     Verdict,
-    extract_choice,
-    extract_text,
-    extract_yes_no,
 )
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw.registry import Registry, hookimpl
@@ -363,13 +360,6 @@ class Cards(Benchmark[CardsConfig]):
             yield Instance.create(
                 (image,), "Name the colour.", native_id=number, references=(names[place].text,)
             )
-
-    def extract(self, text: str, instance: Instance) -> Any:
-        if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices)
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        return extract_text(text, instance.kind)
 
     def aggregate(self, graded: Sequence[Graded]) -> Mapping[str, float]:
         return {"points": sum(one.score.value for one in graded)}

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stabfw.metrics import Counts, Outcomes, PairingError, Pairs, Side, flip_causes, pair
+from stabfw.metrics import (
+    Counts,
+    FlipCauses,
+    Outcomes,
+    PairingError,
+    Pairs,
+    Side,
+    flip_causes,
+    pair,
+)
 
 
 def table(ids, answers, correct, **columns):
@@ -225,3 +234,6 @@ def test_parser_alarm_sounds_above_a_fifth():
     assert causes(2, 4).fix_the_parser_first
     assert causes(2, 4).total == 6
     assert not causes(0, 0).fix_the_parser_first
+    # Errors enter no rate, so they must not drown the alarm.
+    assert FlipCauses(semantic=7, format=2, error=500).fix_the_parser_first
+    assert not FlipCauses(semantic=7, format=2, truncation=1, error=500).fix_the_parser_first

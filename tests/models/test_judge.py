@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from stabfw import cli
 from stabfw.components import Encoded, GenerationOptions, Prediction, Prompt, TopToken
 from stabfw.errors import Exit, SpecError
-from stabfw.experiment import Run, run
+from stabfw.experiment import Run, rescore, run
 from stabfw.plan import make_plan
 from stabfw.registry import Registry
 from stabfw.report.layout import REPORT
@@ -215,6 +215,11 @@ def test_nothing_is_asked_twice_and_a_finished_run_asks_nothing(
     again = started(plain, registry)
     assert server.requests == before
     assert value(only(again), "judged_divergence") == (2 / 7, 7)
+    shutil.rmtree(tmp_path / "runs")
+    rescored = rescore(parse_spec(plain, registry), registry=registry)
+    assert rescored.run is not None
+    assert rescored.run.results == again.results
+    assert server.requests == before
 
 
 def test_a_judge_that_dies_goes_on_where_it_stopped(

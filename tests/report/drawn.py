@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +180,7 @@ def draw(
                 floor=floor,
                 counts=metrics.Counts.of(pairs),
                 slices={"question": metrics.by_slice(pairs, "question", min_n=5, resamples=50)},
-                causes={"semantic": causes.semantic, "format": causes.format},
+                causes=asdict(causes),
             )
             cells.append(cell(where, table))
             comparisons.append(comparison)

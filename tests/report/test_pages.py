@@ -136,6 +136,20 @@ def test_report_shows_every_number(drawn):
     assert NOTICE in page
 
 
+def test_causes_are_counted_and_the_parser_comes_first(comparison, drawn):
+    causes = {"semantic": 6, "format": 3, "truncation": 2, "error": 1}
+    odd = dataclasses.replace(comparison, causes=causes)
+    page = flips_page("", odd, [change(1)], [], "matched")
+    assert all(f'{name} <span class="num">{n}</span>' in page for name, n in causes.items())
+    report = report_page(dataclasses.replace(drawn.results, comparisons=(odd,)))
+    assert "of them 3 format, 2 truncation, 1 error" in report
+    assert "In 1 of 1 comparisons" in report
+    assert report.count("fix the parser first") == 2
+    plain = dataclasses.replace(comparison, causes={"semantic": 6, "format": 1})
+    report = report_page(dataclasses.replace(drawn.results, comparisons=(plain,)))
+    assert report.count("fix the parser first") == 1
+
+
 def test_summary_names_the_worst_and_never_absolves(drawn):
     text = " ".join(summary(drawn.results))
     stacks = [c for c in drawn.results.comparisons if c.condition.role == "stack"]

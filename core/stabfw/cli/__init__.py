@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("stabfw.cli.plan", "Show what a run would compute, without computing it."),
     "fit": ("stabfw.cli.fit", "Calibrate or train the accelerators of a stack."),
     "run": ("stabfw.cli.run", "Run an experiment, or what is left of it."),
+    "rescore": ("stabfw.cli.rescore", "Read and score stored answers anew, without a model."),
     "show": ("stabfw.cli.show", "Show the results of a run."),
     "import": ("stabfw.cli.import_", "Read a log of another harness."),
     "compare": ("stabfw.cli.compare", "Compare two runs, or two files of answers."),

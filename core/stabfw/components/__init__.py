@@ -22,7 +22,15 @@ from stabfw.components.data import (
     Score,
     TopToken,
 )
-from stabfw.components.extract import extract_choice, extract_text, extract_yes_no, normalised
+from stabfw.components.extract import (
+    EXTRACTOR_VERSION,
+    extract_choice,
+    extract_number,
+    extract_text,
+    extract_yes_no,
+    final_answer,
+    normalised,
+)
 from stabfw.components.files import file_digest
 from stabfw.components.fitting import Example, FitData
 from stabfw.components.judging import Rubric, Verdict, read_ratings, read_score, read_yes_no
@@ -40,6 +48,7 @@ from stabfw.components.perturbation import Modality, Perturbation, PerturbationC
 
 __all__ = [
     "API_VERSION",
+    "EXTRACTOR_VERSION",
     "Accelerator",
     "AcceleratorConfig",
     "Answer",
@@ -83,9 +92,11 @@ __all__ = [
     "TopToken",
     "Verdict",
     "extract_choice",
+    "extract_number",
     "extract_text",
     "extract_yes_no",
     "file_digest",
+    "final_answer",
     "normalised",
     "read_ratings",
     "read_score",

@@ -22,6 +22,7 @@ from stabfw.components.data import (
     Prompt,
     Score,
 )
+from stabfw.components.extract import extract_choice, extract_text, extract_yes_no
 from stabfw.components.judging import Rubric
 
 
@@ -172,12 +173,17 @@ class Benchmark(Component[B]):
         shown = zip(letters(len(instance.choices)), instance.choices, strict=True)
         return tuple(Option(choice.id, (letter,)) for letter, choice in shown)
 
-    @abstractmethod
     def extract(self, text: str, instance: Instance) -> Answer:
         """Read the answer out of generated text. Never guess: what cannot be read is `invalid`.
 
+        The default reads yes or no, an option or a text, as the instance's kind demands.
         `instance` is the perturbed one, so letters can be mapped back to choice ids.
         """
+        if instance.kind is AnswerKind.YES_NO:
+            return extract_yes_no(text)
+        if instance.kind is AnswerKind.CHOICE:
+            return extract_choice(text, instance.choices)
+        return extract_text(text, instance.kind)
 
     def score(self, answer: Answer, instance: Instance) -> Score:
         """Score an answer against the references; the default is equality with any of them."""

@@ -83,7 +83,8 @@ def read_answer(
     if prediction.finish is FinishReason.ERROR:
         return Answer(None, instance.kind, AnswerStatus.ERROR), Score(0.0, False)
     answer = benchmark.extract(prediction.text, instance)
-    if prediction.finish is FinishReason.LENGTH and answer.status is AnswerStatus.INVALID:
+    nothing = answer.status in (AnswerStatus.INVALID, AnswerStatus.EMPTY)
+    if prediction.finish is FinishReason.LENGTH and nothing:
         answer = Answer(None, answer.kind, AnswerStatus.TRUNCATED)
     return answer, benchmark.score(answer, instance)
 

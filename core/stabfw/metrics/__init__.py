@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .counts import Counts as Counts
+    from .divergence import first_divergence as first_divergence
     from .groups import by_group as by_group
     from .groups import group_floor as group_floor
     from .groups import group_metrics as group_metrics
@@ -71,6 +72,7 @@ _HOME = {
         "proportion_interval",
         "wilson",
     ),
+    "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
     "stability": (
         "METRICS",

@@ -285,7 +285,7 @@ class Pairs:
 
         ``error`` and ``truncation`` when they befell either side; ``format`` when an answer
         could not be parsed or was empty on either side; else ``semantic``. A refusal is an
-        understood answer that no parser can repair, so it is semantic.
+        understood answer that no parser can repair, so it is semantic. Errors are in no rate.
         """
 
         def either(*statuses: str) -> BoolArray:

@@ -93,10 +93,10 @@ class FlipCauses:
         error: One side ended in an error; such pairs enter no rate.
     """
 
-    semantic: int
-    format: int
-    truncation: int
-    error: int
+    semantic: int = 0
+    format: int = 0
+    truncation: int = 0
+    error: int = 0
 
     @property
     def total(self) -> int:
@@ -105,8 +105,8 @@ class FlipCauses:
 
     @property
     def fix_the_parser_first(self) -> bool:
-        """Whether format flips exceed 20 % of all changes: the rates then measure the parser."""
-        return self.format > PARSER_ALARM_SHARE * self.total
+        """Whether format flips exceed 20 % of the changes that enter the rates."""
+        return self.format > PARSER_ALARM_SHARE * (self.total - self.error)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stabfw.components import AnswerKind, Benchmark, Instance, Outline
+from stabfw.components import EXTRACTOR_VERSION, AnswerKind, Benchmark, Instance, Outline
 from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
@@ -98,10 +98,11 @@ class Dataset:
 
     @cached_property
     def scorer(self) -> str:
-        """Version of how answers are read and scored, config and gold labels included."""
+        """Version of how answers are read and scored: rules, config and gold labels."""
         config = self.benchmark.config.model_dump(mode="json", exclude={"name"})
+        rules = [EXTRACTOR_VERSION, self.benchmark.scorer_version, config]
         gold = [[row.id, row.references] for row in self.rows]
-        return digest([self.type, self.benchmark.scorer_version, config, gold])[:16]
+        return digest([self.type, rules, gold])[:16]
 
 
 def outline_dataset(name: str, kind: str, benchmark: Benchmark[Any]) -> Dataset | None:

@@ -54,6 +54,7 @@ def flips_page(
         control=is_control(comparison),
         changes=shown,
         total=len(changes),
+        split={k: n for k, n in comparison.causes.items() if n},
         kinds={k: v for k, v in KINDS.items() if any(c.kind == k for c in shown)},
         names=KINDS,
         causes=sorted({c.cause for c in shown if c.cause}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from typing import Any
@@ -32,6 +32,7 @@ from stabfw.metrics import (
     compression_specific_failure_rate,
     excess_divergence,
     excess_per_instance,
+    first_divergence,
     flip_causes,
     group_floor,
     group_metrics,
@@ -57,6 +58,7 @@ _SLICE_METRICS = (
     "negative_flip_rate",
     "correct_loss_rate",
 )
+_NO_TOKENS = ("", Prediction(text=""))
 _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 
 
@@ -314,6 +316,7 @@ class _Measuring:
             values["excess_divergence"] = excess_divergence(pairs, repeats)
         values |= self._beside_clean(condition, pairs, repeats)
         values |= self._likelihood(condition)
+        values |= self._divergence(key, base_key)
         values |= self._judged(base_key, [key])
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
@@ -334,12 +337,7 @@ class _Measuring:
             floor=floor,
             counts=Counts.of(pairs),
             slices={name: _slice(pairs, name) for name in pairs.slices},
-            causes={
-                "semantic": causes.semantic,
-                "format": causes.format,
-                "truncation": causes.truncation,
-                "error": causes.error,
-            },
+            causes=asdict(causes),
             label_preserved=_label_preserved(self.done[key].cell),
         )
 
@@ -358,8 +356,8 @@ class _Measuring:
             ),
             *(f"{label}: {count}" for label, count in self._unscored.items()),
             *(
-                f"{label}: more than 20 % of the changed answers could not be read on one side; "
-                "mend how answers are read before reading these numbers"
+                f"{label}: more than 20 % of the changed answers could not be read on one side: "
+                "fix the parser first (`stabfw rescore` reads the stored answers anew)"
                 for label in sorted(self._parser_first)
             ),
         ]
@@ -447,6 +445,23 @@ class _Measuring:
             [base.opinions, *(variant.opinions for variant in variants)],
         )
 
+    def _divergence(self, key: str, base_key: str) -> dict[str, MetricValue]:
+        """Where free answers part; nothing where there are none, or their tokens are not known."""
+        base, variant = self.done[base_key], self.done[key]
+        rows = [
+            row
+            for row in variant.cell.dataset.rows
+            if row.kind == AnswerKind.FREE
+            and all(i.predictions.get(row.id, _NO_TOKENS)[1].token_ids for i in (base, variant))
+        ]
+        if not rows:
+            return {}
+        return first_divergence(
+            [base.predictions[row.id][1].token_ids for row in rows],
+            [variant.predictions[row.id][1].token_ids for row in rows],
+            [row.cluster for row in rows],
+        )
+
     def _clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
@@ -460,15 +475,34 @@ class _Measuring:
 
 def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
+    return CellOutcomes(cell, predictions, current_scores(store, cell, predictions, inputs))
+
+
+def current_scores(
+    store: Store,
+    cell: Cell,
+    predictions: Mapping[str, tuple[str, Prediction]],
+    inputs: Inputs,
+    *,
+    keep: bool = True,
+) -> dict[str, tuple[Answer, Score]]:
+    """Return answers and scores by the current scorer, made anew where the store has none.
+
+    Args:
+        store: Where scores are looked up.
+        cell: The cell.
+        predictions: What it predicted, by instance id.
+        inputs: Where instances come from.
+        keep: Whether new scores are put into the store.
+    """
     scores = store.scores(cell.key, cell.dataset.scorer)
-    if missing := [i for i in predictions if i not in scores]:
-        store.put_scores(
-            cell.key,
-            cell.dataset.scorer,
-            [_score(cell, inputs, i, *predictions[i]) for i in missing],
-        )
-        scores = store.scores(cell.key, cell.dataset.scorer)
-    return CellOutcomes(cell, predictions, scores)
+    missing = [i for i in predictions if i not in scores]
+    if missing:
+        made = [_score(cell, inputs, i, *predictions[i]) for i in missing]
+        if keep:
+            store.put_scores(cell.key, cell.dataset.scorer, made)
+        scores |= {outcome.instance_id: (outcome.answer, outcome.score) for outcome in made}
+    return scores
 
 
 def _score(

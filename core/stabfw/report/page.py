@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from stabfw.metrics.stability import PARSER_ALARM_SHARE, MetricValue
+from stabfw.metrics.stability import FlipCauses, MetricValue
 from stabfw.report.forest import forest_svg, ordered
 from stabfw.report.layout import CELLS, FLIPS, slug
 from stabfw.report.results import CellResult, Comparison, Metrics, Results, Role
@@ -82,11 +82,11 @@ def summary(results: Results) -> list[str]:
         worst = max(losing, key=lambda c: value_of(c, "correct_loss_rate") or 0.0)
         sentences.append(_worst(worst))
     sentences += _against_noise(known)
-    unreadable = sum(_parser_first(c) for c in known)
+    unreadable = sum(FlipCauses(**c.causes).fix_the_parser_first for c in known)
     if unreadable:
         sentences.append(
             f"In {unreadable} of {len(known)} comparisons more than a fifth of the changes are "
-            "answers that could not be read: look at the parser before the numbers."
+            "answers that could not be read: fix the parser first."
         )
     if results.failures:
         n = len(results.failures)
@@ -140,11 +140,6 @@ def _against_noise(known: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _parser_first(comparison: Comparison) -> bool:
-    total = sum(comparison.causes.values())
-    return comparison.causes.get("format", 0) > PARSER_ALARM_SHARE * total
-
-
 @dataclass(frozen=True)
 class _Line:
     """A comparison as a row of a table; a cell of the table is its lines of text."""
@@ -164,13 +159,19 @@ def _line(comparison: Comparison, likelihood: bool) -> _Line:
         link=f"{CELLS}/{slug(comparison.condition)}/{FLIPS}",
         columns=(
             _difference(metrics.get("accuracy_delta")) if read else unread,
-            (*_share(metrics.get(changed)), *_noise(floor.get(changed))),
+            (*_share(metrics.get(changed)), *_noise(floor.get(changed)), *_causes(comparison)),
             _difference(metrics.get("excess_divergence")),
             *([_nats(metrics, _LOGLIK)] if likelihood else []),
             (*_share(metrics.get(lost)), *_noise(floor.get(lost))) if read else unread,
             (f"{comparison.counts.n:,}",),
         ),
     )
+
+
+def _causes(comparison: Comparison) -> tuple[str, ...]:
+    """How many answers changed for another reason than what they say."""
+    told = [f"{n} {cause}" for cause, n in comparison.causes.items() if n and cause != "semantic"]
+    return (f"of them {', '.join(told)}",) if told else ()
 
 
 def _share(metric: MetricValue | None) -> tuple[str, ...]:

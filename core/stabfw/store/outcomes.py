@@ -311,6 +311,13 @@ class Store:
             for instance, answer, kind, status, value, correct in rows
         }
 
+    def scorers(self, key: str) -> dict[str, int]:
+        """Return how many scores of a cell there are by each version of a scorer."""
+        rows = self._execute(
+            "SELECT scorer, COUNT(*) FROM scores WHERE key=? GROUP BY scorer ORDER BY scorer", key
+        )
+        return {scorer: int(count) for scorer, count in rows}
+
     def put_scores(self, key: str, scorer: str, outcomes: Iterable[Outcome]) -> None:
         """Add the scores that another version of a scorer gives."""
         with self._transaction():

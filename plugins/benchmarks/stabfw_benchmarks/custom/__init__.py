@@ -21,9 +21,6 @@ from stabfw.components import (
     Instance,
     SampledConfig,
     Score,
-    extract_choice,
-    extract_text,
-    extract_yes_no,
     file_digest,
 )
 from stabfw.errors import DataError
@@ -198,14 +195,6 @@ class Custom(Benchmark[CustomConfig]):
         if suffix is None:
             suffix = _SUFFIXES.get(instance.kind, SHORT)
         return super().render(replace(instance, question=asked)) + suffix
-
-    def extract(self, text: str, instance: Instance) -> Answer:
-        """Read yes or no, an option, or a text, as the question demands."""
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices)
-        return extract_text(text, instance.kind)
 
     def score(self, answer: Answer, instance: Instance) -> Score:
         """Compare short and free answers as the config says, others for equality."""

@@ -14,14 +14,11 @@ from typing import Any
 
 from pydantic import Field
 from stabfw.components import (
-    Answer,
     AnswerKind,
     Benchmark,
     Image,
     Instance,
     SampledConfig,
-    extract_text,
-    extract_yes_no,
     file_digest,
 )
 from stabfw.errors import DataError
@@ -76,12 +73,6 @@ class EasyVqa(Benchmark[EasyVqaConfig]):
                 cluster_id=f"{split}/{image_id}",
                 slices={"kind": _slice(question, answer)},
             )
-
-    def extract(self, text: str, instance: Instance) -> Answer:
-        """Read a word, or `yes` or `no`."""
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        return extract_text(text, instance.kind)
 
     def _root(self) -> Path:
         if self.config.path is not None:

@@ -50,7 +50,7 @@ class Gqa(HubBenchmark):
 
     def extract(self, text: str, instance: Instance) -> Answer:
         """Read the text without case, punctuation and articles."""
-        return extract_text(vqa_normalised(text), instance.kind)
+        return extract_text(text, instance.kind, vqa_normalised)
 
 
 @hookimpl

@@ -21,8 +21,6 @@ from stabfw.components import (
     Outline,
     SampledConfig,
     extract_choice,
-    extract_text,
-    extract_yes_no,
 )
 from stabfw.errors import DataError
 
@@ -176,12 +174,10 @@ class HubBenchmark(Benchmark[HubConfig]):
         return super().render(instance) + self.suffix
 
     def extract(self, text: str, instance: Instance) -> Answer:
-        """Read yes or no, an option, or a short text, as the question demands."""
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices or _INSIDE)
-        return extract_text(text, instance.kind)
+        """As all others; a letter where the question holds the options."""
+        if instance.kind is AnswerKind.CHOICE and not instance.choices:
+            return extract_choice(text, _INSIDE)
+        return super().extract(text, instance)
 
     def options(self, instance: Instance) -> tuple[Option, ...]:
         """As all others; the letters A to D where the question holds the options."""

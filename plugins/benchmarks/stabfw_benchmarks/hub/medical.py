@@ -44,7 +44,7 @@ class MedicalBenchmark(HubBenchmark):
         """Read yes or no, or the words."""
         if instance.kind is AnswerKind.YES_NO:
             return extract_yes_no(text)
-        return extract_text(words_normalised(text), instance.kind)
+        return extract_text(text, instance.kind, words_normalised)
 
     def score(self, answer: Answer, instance: Instance) -> Score:
         """Equality; in part for an open answer that holds some of the words."""

@@ -17,7 +17,7 @@ class PeopleBenchmark(HubBenchmark):
 
     def extract(self, text: str, instance: Instance) -> Answer:
         """Read the text as the VQA evaluation folds it."""
-        return extract_text(vqa_normalised(text), instance.kind)
+        return extract_text(text, instance.kind, vqa_normalised)
 
     def score(self, answer: Answer, instance: Instance) -> Score:
         """Compare with all people's answers, which `references` holds one by one."""

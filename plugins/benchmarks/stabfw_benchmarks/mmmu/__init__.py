@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
 from stabfw.components import Answer, AnswerKind, Benchmark, Instance, Outline, normalised
@@ -65,12 +66,13 @@ class Mmmu(HubBenchmark):
 
 
 def _folded(text: str) -> str:
-    """A number as Python writes it, other text normalised."""
+    """A number in plain digits, so that equal ones are equal, other text normalised."""
     value = normalised(text)
     try:
-        return f"{float(value.replace(',', '').lstrip('$')):g}"
-    except ValueError:
+        number = Decimal(value.replace(",", "").lstrip("$"))
+    except InvalidOperation:
         return value
+    return f"{number.normalize():f}" if number.is_finite() else value
 
 
 def _several(answer: str) -> list[str]:

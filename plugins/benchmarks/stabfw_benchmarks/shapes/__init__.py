@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from stabfw.components import (
-    Answer,
     AnswerKind,
     Benchmark,
     BenchmarkConfig,
     Choice,
     Image,
     Instance,
-    extract_choice,
-    extract_text,
-    extract_yes_no,
 )
 from stabfw.registry import hookimpl
 
@@ -104,14 +100,6 @@ class Shapes(Benchmark[ShapesConfig]):
                 yield _instance(scene, question, image, f"{index}/{number}")
                 produced += 1
             index += 1
-
-    def extract(self, text: str, instance: Instance) -> Answer:
-        """Read a word, `yes` or `no`, or the letter of an option."""
-        if instance.kind is AnswerKind.CHOICE:
-            return extract_choice(text, instance.choices)
-        if instance.kind is AnswerKind.YES_NO:
-            return extract_yes_no(text)
-        return extract_text(text, instance.kind)
 
 
 def _instance(scene: Scene, question: Question, image: Image, native_id: str) -> Instance:
