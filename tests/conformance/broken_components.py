@@ -44,7 +44,6 @@ from stabfw.components import (
 )
 from stabfw.components.anatomy import BlockCall, Vision
 from stabfw.components.reduction import Context, Reduction
-from stabfw.components.reduction_session import cache_of
 from stabfw.errors import DataError
 from toys import (
     OFFERS,
@@ -445,6 +444,8 @@ class Cachebound(Halve):
     """Raises states where nothing is cached."""
 
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        from stabfw.components.reduction_session import cache_of
+
         super().attach(model, artefact, patch)
 
         def raised(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
