@@ -16,8 +16,7 @@ from stabfw.metrics import (
     by_slice,
     clopper_pearson,
     compression_specific_failure_rate,
-    excess_correct_loss,
-    excess_divergence,
+    excess_metrics,
     excess_per_instance,
     noise_floor,
     pair,
@@ -194,10 +193,11 @@ def test_excess_is_paired_with_each_instances_own_noise():
     # changed: 1 0 0 1 0 1; floor mean: .5 0 0 0 .5 0
     excess = excess_per_instance(variant, floor)
     assert excess.value.tolist() == [0.5, 0, 0, 1.0, -0.5, 1.0]
-    metric = excess_divergence(variant, floor)
+    found = excess_metrics(variant, floor)
+    metric = found["excess_divergence"]
     assert (metric.value, metric.n) == (pytest.approx(2 / 6), 6)
     assert metric.low < metric.value < metric.high
-    loss = excess_correct_loss(variant, floor)
+    loss = found["excess_correct_loss"]
     assert (loss.value, loss.n) == (pytest.approx((0.5 + 0 + 0 + 1) / 4), 4)
 
 
@@ -212,12 +212,12 @@ def test_excess_uses_the_repeats_an_instance_has():
     with pytest.raises(ValueError, match="at least one repeat"):
         excess_per_instance(pair(base, base), [])
     with pytest.raises(ValueError, match="unknown outcome"):
-        excess_per_instance(pair(base, base), floor, outcome="flips")
+        excess_per_instance(pair(base, base), floor, outcome="luck")
 
 
 def test_no_excess_is_zero_but_not_known_exactly():
     base = run("A" * 50, "A" * 50)
-    metric = excess_divergence(pair(base, base), [pair(base, base)])
+    metric = excess_metrics(pair(base, base), [pair(base, base)])["excess_divergence"]
     assert metric.value == 0.0
     assert metric.high == pytest.approx(clopper_pearson(0, 50).high)
 

@@ -170,7 +170,7 @@ def draw(
             table = outcomes(side)
             pairs = metrics.pair(base_table, table)
             values = metrics.stability_metrics(pairs, resamples=50)
-            values["excess_divergence"] = metrics.excess_divergence(pairs, repeats)
+            values |= metrics.excess_metrics(pairs, repeats)
             causes = metrics.flip_causes(pairs)
             comparison = Comparison(
                 key=key(where),

@@ -273,8 +273,7 @@ def mean_interval(
         share = korn_graubard(np.zeros(n, dtype=np.bool_), codes, confidence).high
         low, high = mean - share * (mean - low_limit), mean + share * (high_limit - mean)
         return _containing(mean, low, high, "constant-exact")
-    totals = np.bincount(codes, weights=values - mean)
-    error = sqrt(m / (m - 1) * float(totals @ totals)) / n
+    error, _ = sandwich_error((values - mean) / n, codes)
     reach = float(t.ppf((1 + confidence) / 2, m - 1)) * error
     low, high = mean - reach, mean + reach
     if limits is not None:
@@ -375,6 +374,33 @@ def bootstrap_interval(
     levels = norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
     low, high = np.quantile(draws, levels)
     return _containing(estimate, float(low), float(high), method)
+
+
+def sandwich_error(influence: FloatArray, codes: IntArray) -> tuple[float, int]:
+    """Return the cluster-robust standard error of an estimate (CR1), and the number of clusters.
+
+    Args:
+        influence: How far each row moves the estimate, shape ``(n,)``: for a mean, the row's
+            deviation from it over n.
+        codes: Cluster codes, shape ``(n,)``.
+
+    Returns:
+        The error, NaN from fewer than two clusters, and the clusters that have rows.
+
+    Source:
+        Liang and Zeger, Biometrika 73 (1986). Without the factor m / (m − 1) it is equation 4 of
+        Miller, "Adding error bars to evals" (arXiv 2411.00640).
+
+    Example:
+        >>> error, m = sandwich_error(np.array([-0.5, 0.5]), np.array([0, 1]))
+        >>> round(error, 3), m
+        (1.0, 2)
+    """
+    totals = np.bincount(codes, weights=influence)
+    m = int(np.count_nonzero(np.bincount(codes)))
+    if m < 2:
+        return float("nan"), m
+    return sqrt(m / (m - 1) * float(totals @ totals)), m
 
 
 def cluster_totals(codes: IntArray, *columns: NDArray[Any]) -> FloatArray:
