@@ -130,8 +130,8 @@ def contrast_p(
 
     Example:
         >>> hits = np.array([True] * 5 + [False] * 5)
-        >>> contrast_p(hits, hits, np.arange(10))
-        0.007936507936507936
+        >>> round(contrast_p(hits, hits, np.arange(10)), 4)
+        0.0079
     """
     from scipy.stats import fisher_exact, t
 
