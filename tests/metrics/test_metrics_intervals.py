@@ -17,6 +17,7 @@ from stabfw.metrics import (
     newcombe_paired,
     paired_difference_interval,
     proportion_interval,
+    sandwich_error,
     wilson,
 )
 from statsmodels.stats.proportion import proportion_confint
@@ -233,3 +234,22 @@ def test_grouped_bootstrap_of_many_clusters_keeps_its_width():
     bounds = bootstrap_interval(totals, ratio, resamples=2000)
     error = totals[:, 0].std() / np.sqrt(20_000) / 2
     assert bounds.high - bounds.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clustered_error_equals_miller(seed):
+    """Equation 4 of "Adding error bars to evals": the variance of the mean plus all covariances."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 40, 200)
+    scores = rng.normal(size=200) + rng.normal(size=40)[groups]
+    residuals, n, m = scores - scores.mean(), 200, len(set(groups.tolist()))
+    variance = (residuals**2).sum() / n**2
+    for group in range(40):
+        (rows,) = np.nonzero(groups == group)
+        products = np.outer(residuals[rows], residuals[rows])
+        variance += (products.sum() - np.trace(products)) / n**2
+    error, clusters = sandwich_error(residuals / n, groups)
+    assert clusters == m
+    assert error == pytest.approx(np.sqrt(variance * m / (m - 1)))
+    bounds = mean_interval(scores, groups)
+    assert bounds.high - bounds.low == pytest.approx(2 * stats.t.ppf(0.975, m - 1) * error)

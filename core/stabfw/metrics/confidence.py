@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +55,8 @@ def confidence_metrics(
           error rate among the answers that are at least as confident.
 
         Lower is better for all. The Brier scores have cluster-robust t intervals, the areas the
-        same of their influence function, the calibration errors a bootstrap over clusters.
+        same of their influence function, the calibration errors a bootstrap over clusters that
+        allows for their bias.
 
     Source:
         Guo et al., ICML 2017, equation 3 (calibration error); Brier, Monthly Weather Review 78
@@ -173,12 +175,14 @@ def _calibration(
         "variant": lambda sums: error(sums, 1),
         "delta": lambda sums: error(sums, 1) - error(sums, 0),
     }
-    return [
-        metric_value(
-            f"ece_{name}",
-            float(statistic(totals.sum(axis=0)[None, :])[0]),
-            bootstrap_interval(totals, statistic, confidence, resamples=resamples, seed=seed),
-            n,
+    found = []
+    for name, statistic in statistics.items():
+        paired = name == "delta"
+        bounds = bootstrap_interval(
+            totals, statistic, confidence, resamples=resamples, seed=seed, biased=not paired
         )
-        for name, statistic in statistics.items()
-    ]
+        if not paired:
+            bounds = replace(bounds, low=max(bounds.low, 0.0), high=min(bounds.high, 1.0))
+        value = float(statistic(totals.sum(axis=0)[None, :])[0])
+        found.append(metric_value(f"ece_{name}", value, bounds, n))
+    return found
