@@ -147,13 +147,13 @@ def test_confidence_is_the_same_twice_and_unknown_of_nothing() -> None:
 
 
 def test_interval_of_the_calibration_error_allows_for_its_bias() -> None:
-    """A model that is calibrated has an error above 0 in any sample, and 0 is not excluded."""
+    """A model that is calibrated has an error above 0 in any sample."""
     rng = np.random.default_rng(0)
     sure = rng.random(300)
     right = rng.random(300) < sure
     metric = confidence_metrics(sure, sure, right, right, list(range(300)))["ece_base"]
-    assert metric.value > 0.03
-    assert metric.low == 0
+    assert metric.value > 0.05
+    assert 0 <= metric.low < metric.value / 3
     off = confidence_metrics(sure, sure, right & (sure > 0.8), right, list(range(300)))
     assert off["ece_base"].low > 0.1
 

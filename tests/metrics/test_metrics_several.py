@@ -112,7 +112,8 @@ def test_the_slice_that_is_hurt_is_found(per_image) -> None:
     assert worst.rate.n == 100
     assert worst.p_holm < 1e-4
     q = dict(slice_contrasts(sliced(per_image=per_image), "correct_loss_rate"))
-    assert q["kind", "count"] == min(p for p in q.values() if p is not None)
+    assert q["kind", "count"] < 1e-5
+    assert min(q["half", "a"], q["half", "b"]) > 0.05
     # The interval allows for the search, so it is wider than that of one slice.
     alone = worst_slice(sliced(per_image=per_image), confidence=1 - 0.05 * 6)
     assert worst.rate.high > alone.rate.high
