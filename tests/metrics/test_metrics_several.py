@@ -16,6 +16,7 @@ from stabfw.metrics import (
     holm,
     macro_average,
     pair,
+    proportion_interval,
     slice_contrasts,
     stability_metrics,
     wilson,
@@ -76,7 +77,10 @@ def test_contrasts_equal_fisher_and_regression(greater) -> None:
              [np.sum(hits & ~inside), np.sum(~hits & ~inside)]]  # fmt: skip
     expected = stats.fisher_exact(table, "greater" if greater else "two-sided").pvalue
     assert contrast_p(hits, inside, np.arange(240), greater=greater) == pytest.approx(expected)
+    # Hits that come in whole images: the cluster-robust error is the larger one.
     groups = np.arange(240) // 4
+    inside = groups % 6 == 0
+    hits = np.repeat(rng.random(60) < np.where(np.arange(60) % 6 == 0, 0.5, 0.05), 4)
     design = np.stack([np.ones(240), inside], axis=1)
     fit = OLS(hits.astype(float), design).fit(
         cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}, use_t=True
@@ -85,6 +89,14 @@ def test_contrasts_equal_fisher_and_regression(greater) -> None:
     one_sided = stats.t.sf(t, 59)
     expected = one_sided if greater else 2 * min(one_sided, 1 - one_sided)
     assert contrast_p(hits, inside, groups, greater=greater) == pytest.approx(expected)
+
+
+def test_a_small_slice_without_hits_is_no_proof() -> None:
+    """Where no hit varies the robust error vanishes, and any difference would seem sure."""
+    groups = np.arange(300) // 3
+    hits = (np.arange(300) % 20 == 7) & (np.arange(300) > 60)
+    inside = np.arange(300) < 30
+    assert contrast_p(hits, inside, groups) > 0.1
 
 
 def test_no_contrast_where_nothing_varies() -> None:
@@ -114,9 +126,12 @@ def test_the_slice_that_is_hurt_is_found(per_image) -> None:
     q = dict(slice_contrasts(sliced(per_image=per_image), "correct_loss_rate"))
     assert q["kind", "count"] < 1e-5
     assert min(q["half", "a"], q["half", "b"]) > 0.05
-    # The interval allows for the search, so it is wider than that of one slice.
-    alone = worst_slice(sliced(per_image=per_image), confidence=1 - 0.05 * 6)
-    assert worst.rate.high > alone.rate.high
+    # The interval allows for having looked at six.
+    pairs = sliced(per_image=per_image)
+    inside = pairs.slices["kind"] == "count"
+    lost = ~pairs.variant.correct[inside]
+    bounds = proportion_interval(lost, pairs.cluster_codes[inside], 1 - 0.05 / 6)
+    assert (worst.rate.low, worst.rate.high) == (bounds.low, bounds.high)
 
 
 def test_small_slices_are_not_picked() -> None:

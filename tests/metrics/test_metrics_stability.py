@@ -130,6 +130,39 @@ def test_near_ties_are_counted_among_known_margins():
     assert (metric.value, metric.n) == (pytest.approx(2 / 3), 3)
 
 
+def test_near_ties_and_flips_are_held_against_each_other():
+    base = run("AAAAAA", "AAAAAA", margin=[0.1, 0.1, 0.1, 2.0, 2.0, np.nan])
+    metrics = stability_metrics(pair(base, run("BBABAB", "AAAAAA")))
+    # Near ties: 0, 1, 2; changed with a known margin: 0, 1, 3.
+    share, divergence = metrics["near_tie_flip_share"], metrics["near_tie_divergence"]
+    assert (share.value, share.n) == (pytest.approx(2 / 3), 3)
+    assert (divergence.value, divergence.n) == (pytest.approx(2 / 3), 3)
+    few = run("AAAA", "AAAA", margin=[0.1, 0.1, 0.1, 2.0])
+    metrics = stability_metrics(pair(few, run("BAAB", "AAAA")))
+    assert metrics["near_tie_flip_share"].value == 0.5
+    assert metrics["near_tie_divergence"].value == pytest.approx(1 / 3)
+
+
+def test_every_outcome_has_its_own_excess():
+    gold = "AAAAAAAA"
+    base = run("AAAABBBB", gold)
+    # Lost: 0, 1; repaired: 4; churn: 5, 6; unreadable: 7.
+    status = ["ok"] * 7 + ["invalid"]
+    variant = run("BBAAACC?", gold, status=status, text=list("BBAAACC?"))
+    still = excess_metrics(pair(base, variant), [pair(base, base)])
+    assert {name: metric.value for name, metric in still.items()} == pytest.approx({
+        "excess_divergence": 6 / 8,
+        "excess_correct_loss": 2 / 4,
+        "excess_negative_flip": 2 / 8,
+        "excess_positive_flip": 1 / 8,
+        "excess_flips": 3 / 8,
+        "excess_wrong_churn": 3 / 8,
+        "excess_invalid": 1 / 8,
+    })  # fmt: skip
+    same = excess_metrics(pair(base, variant), [pair(base, variant)])
+    assert all(metric.value == 0 for metric in same.values())
+
+
 def test_missing_and_error_pairs_leave_the_rates_but_not_the_coverage():
     base = run("AAAA", "AAAA")
     variant = run("AABB", "AAAA", status=["ok", "ok", "ok", "error"])

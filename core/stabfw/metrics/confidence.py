@@ -177,12 +177,11 @@ def _calibration(
     }
     found = []
     for name, statistic in statistics.items():
-        paired = name == "delta"
         bounds = bootstrap_interval(
-            totals, statistic, confidence, resamples=resamples, seed=seed, biased=not paired
+            totals, statistic, confidence, resamples=resamples, seed=seed, biased=True
         )
-        if not paired:
-            bounds = replace(bounds, low=max(bounds.low, 0.0), high=min(bounds.high, 1.0))
+        least = -1.0 if name == "delta" else 0.0
+        bounds = replace(bounds, low=max(bounds.low, least), high=min(bounds.high, 1.0))
         value = float(statistic(totals.sum(axis=0)[None, :])[0])
         found.append(metric_value(f"ece_{name}", value, bounds, n))
     return found

@@ -8,7 +8,7 @@ from math import isfinite, sqrt
 
 import numpy as np
 
-from .intervals import proportion_interval, sandwich_error
+from .intervals import design_effect, proportion_interval, sandwich_error
 from .pairs import BoolArray, FloatArray, IntArray, Pairs
 from .stability import MetricValue, metric_value
 
@@ -117,7 +117,9 @@ def contrast_p(
 ) -> float | None:
     """Test that a rate is the same inside a slice as outside of it.
 
-    Fisher's exact test for independent rows, else a cluster-robust t test of the difference.
+    Fisher's exact test for independent rows, else a t test of the difference. Its error is the
+    larger of the cluster-robust one, which vanishes with the hits of a small slice, and that of
+    one common rate with the design effects of both sides (Rao and Scott 1981).
 
     Args:
         hits: Shape ``(n,)``.
@@ -144,9 +146,15 @@ def contrast_p(
         return float(fisher_exact(table, "greater" if greater else "two-sided").pvalue)
     rates = k / sizes[0], others / sizes[1]
     influence = np.where(inside, (hits - rates[0]) / sizes[0], (rates[1] - hits) / sizes[1])
-    error, m = sandwich_error(influence, codes)
-    if not error > 0:
+    robust, m = sandwich_error(influence, codes)
+    if m < 2:
         return None
+    common = float(hits.mean())
+    variance = sum(
+        common * (1 - common) * design_effect(hits[side], codes[side]) / size
+        for side, size in zip((inside, ~inside), sizes, strict=True)
+    )
+    error = max(robust, sqrt(variance))
     statistic = (rates[0] - rates[1]) / error
     p = float(t.sf(statistic if greater else abs(statistic), m - 1))
     return p if greater else 2 * p
