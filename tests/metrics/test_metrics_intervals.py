@@ -174,6 +174,15 @@ def test_bounds_shrink_with_n(k, extra, times):
         assert large.high - large.low < small.high - small.low
 
 
+@given(st.integers(1, 400), st.sampled_from([0.90, 0.95]))
+def test_bounds_grow_with_every_hit_so_a_verdict_cannot_turn_back(n, confidence):
+    for method in (wilson, clopper_pearson):
+        highs = [method(k, n, confidence).high for k in range(min(n, 30) + 1)]
+        lows = [method(k, n, confidence).low for k in range(min(n, 30) + 1)]
+        assert highs == sorted(highs)
+        assert lows == sorted(lows)
+
+
 @given(st.integers(0, 2**16), st.integers(2, 4))
 @settings(max_examples=40)
 def test_clustered_bounds_shrink_with_more_clusters(seed, times):

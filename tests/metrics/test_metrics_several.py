@@ -130,7 +130,7 @@ def test_the_slice_that_is_hurt_is_found(per_image) -> None:
     pairs = sliced(per_image=per_image)
     inside = pairs.slices["kind"] == "count"
     lost = ~pairs.variant.correct[inside]
-    bounds = proportion_interval(lost, pairs.cluster_codes[inside], 1 - 0.05 / 6)
+    bounds = proportion_interval(lost, pairs.cluster_codes[inside], 1 - 0.05 / 6, exact=True)
     assert (worst.rate.low, worst.rate.high) == (bounds.low, bounds.high)
 
 

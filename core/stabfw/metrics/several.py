@@ -214,7 +214,7 @@ def worst_slice(
 
     Returns:
         The level with the highest rate, over all slices; None where no level has enough rows.
-        The interval is Bonferroni's, since a step-down procedure has none for its first step.
+        The interval is exact and Bonferroni's, since a step-down procedure has none of its own.
 
     Example:
         >>> from stabfw.metrics import Outcomes, pair
@@ -241,7 +241,7 @@ def worst_slice(
     worst = int(np.argmax(shares))
     name, level, inside = known[worst]
     level_confidence = 1 - (1 - confidence) / len(known)
-    bounds = proportion_interval(hits[inside], codes[inside], level_confidence)
+    bounds = proportion_interval(hits[inside], codes[inside], level_confidence, exact=True)
     return WorstSlice(
         slice=name,
         level=level,
