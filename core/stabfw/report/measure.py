@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import isfinite
+from math import exp, isfinite
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,11 @@ from stabfw.metrics import (
     Counts,
     MetricValue,
     Pairs,
+    accuracy_did,
     by_slice,
     compression_specific_failure_rate,
-    excess_divergence,
+    confidence_metrics,
+    excess_metrics,
     excess_per_instance,
     first_divergence,
     flip_causes,
@@ -38,14 +40,18 @@ from stabfw.metrics import (
     group_metrics,
     loglik_delta,
     noise_floor,
+    option_drift,
     pair,
     perturbation_amplification,
     proportion_interval,
+    self_consistency,
     stability_metrics,
+    worst_slice,
 )
 from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
+from stabfw.report.across import THRESHOLDS, corrected, summaries
 from stabfw.report.judged import compared, judge_metrics, scored
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
 from stabfw.spec import Published
@@ -58,7 +64,8 @@ _SLICE_METRICS = (
     "negative_flip_rate",
     "correct_loss_rate",
 )
-_NO_TOKENS = ("", Prediction(text=""))
+_UNKNOWN = ("", Prediction(text=""))
+_GOLD = "gold"
 _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 
 
@@ -85,6 +92,8 @@ class CellOutcomes:
         rows = self.cell.dataset.rows
         found = [self._outcome(row) for row in rows]
         slices = {name: [row.slices.get(name) for row in rows] for name in _names(rows)}
+        if any(gold := [_gold(row) for row in rows]):
+            slices.setdefault(_GOLD, gold)
         return Table.from_columns(
             [row.id for row in rows],
             cluster=[row.cluster for row in rows],
@@ -204,6 +213,11 @@ def measure(
         for condition in plan.named
         if condition.role in _COMPARED and (comparison := measuring.compare(condition))
     ]
+    corruptions = {
+        condition: " + ".join(kind for kind, _ in done[key].cell.perturbations)
+        for condition, key in plan.named.items()
+        if key in done
+    }
     cells = tuple(
         _cell_result(store, condition, done[key])
         for condition, key in plan.named.items()
@@ -216,7 +230,9 @@ def measure(
         spec_hash=spec_hash,
         estimand=estimand,
         cells=cells,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(corrected(comparisons, measuring.pairs)),
+        summaries=summaries(comparisons, measuring.pairs, corruptions, measuring.clean),
+        thresholds=THRESHOLDS,
         failures=(
             *failures,
             *(Failure(item.condition, "unsupported", item.reason) for item in plan.unsupported),
@@ -313,7 +329,11 @@ class _Measuring:
         values = dict(stability_metrics(pairs))
         values |= group_metrics(pairs, self.done[key].groups)
         if repeats:
-            values["excess_divergence"] = excess_divergence(pairs, repeats)
+            values |= excess_metrics(pairs, repeats)
+        values |= self._options(base_key, [key])
+        preserved = _label_preserved(self.done[key].cell)
+        if preserved:
+            values |= self._confidence(key, base_key)
         values |= self._beside_clean(condition, pairs, repeats)
         values |= self._likelihood(condition)
         values |= self._divergence(key, base_key)
@@ -336,9 +356,11 @@ class _Measuring:
             metrics=values,
             floor=floor,
             counts=Counts.of(pairs),
+            floor_counts=sum((Counts.of(repeat) for repeat in repeats), Counts()),
             slices={name: _slice(pairs, name) for name in pairs.slices},
+            worst=worst_slice(pairs, "correct_loss_rate" if preserved else "divergence_ratio"),
             causes=asdict(causes),
-            label_preserved=_label_preserved(self.done[key].cell),
+            label_preserved=preserved,
         )
 
     def notices(self) -> list[str]:
@@ -377,21 +399,19 @@ class _Measuring:
                 if condition.role is Role.FLOOR and self.plan.base_of[key] == base_key
             }
             base = self.done[base_key]
-            repeats = [
-                pair(base.table, self.done[key].table)
-                for key in keys
-                if key in self.done and key != base_key
-            ]
+            again = [key for key in keys if key in self.done and key != base_key]
+            repeats = [pair(base.table, self.done[key].table) for key in again]
             floor = dict(noise_floor(repeats)) if repeats else {}
+            floor |= self._options(base_key, again)
             floor |= group_floor(repeats, base.groups) if repeats else {}
-            floor |= self._judged(base_key, [k for k in keys if k in self.done and k != base_key])
+            floor |= self._judged(base_key, again)
             self._floors[base_key] = (repeats, floor)
         return self._floors[base_key]
 
     def _beside_clean(
         self, condition: Condition, pairs: Pairs, repeats: list[Pairs]
     ) -> dict[str, MetricValue]:
-        clean = self._clean(condition)
+        clean = self.clean(condition)
         if clean is None:
             return {}
         key = self.plan.named[clean]
@@ -399,11 +419,20 @@ class _Measuring:
         if key not in self.done or base_key not in self.done:
             return {}
         clean_pairs = self._pair(clean)
-        found = {
-            "compression_specific_failure_rate": compression_specific_failure_rate(
-                clean_pairs, pairs
-            )
-        }
+        found: dict[str, MetricValue] = {}
+        for side, before, after in (
+            ("base", base_key, self.plan.base_of[self.plan.named[condition]]),
+            ("variant", key, self.plan.named[condition]),
+        ):
+            name = f"self_consistency_{side}"
+            answers = pair(self.done[before].table, self.done[after].table, same_input=False)
+            found[name] = replace(self_consistency(answers), name=name)
+        if _label_preserved(self.done[self.plan.named[condition]].cell):
+            for metric in (
+                accuracy_did(clean_pairs, pairs),
+                compression_specific_failure_rate(clean_pairs, pairs),
+            ):
+                found[metric.name] = metric
         clean_repeats, _ = self._floor(base_key)
         if repeats and clean_repeats:
             found["perturbation_amplification"] = perturbation_amplification(
@@ -445,6 +474,36 @@ class _Measuring:
             [base.opinions, *(variant.opinions for variant in variants)],
         )
 
+    def _options(self, base_key: str, keys: Sequence[str]) -> dict[str, MetricValue]:
+        """How the probabilities of the options moved; nothing where they are not known."""
+        base = self.done[base_key].predictions
+        before: list[list[float]] = []
+        after: list[list[float]] = []
+        clusters: list[str] = []
+        for cell in (self.done[key] for key in keys):
+            for row in cell.cell.dataset.rows:
+                one = base.get(row.id, _UNKNOWN)[1].options
+                other = cell.predictions.get(row.id, _UNKNOWN)[1].options
+                if one and one.keys() == other.keys():
+                    before.append(list(one.values()))
+                    after.append([other[option] for option in one])
+                    clusters.append(row.cluster)
+        return option_drift(before, after, clusters) if before else {}
+
+    def _confidence(self, key: str, base_key: str) -> dict[str, MetricValue]:
+        """What both sides' confidence in their own answers is worth, where it is known."""
+        sides = self.done[base_key], self.done[key]
+        known = [
+            (row.cluster, *found)
+            for row in sides[1].cell.dataset.rows
+            if None not in (found := [_confidence(side, row.id) for side in sides])
+        ]
+        if not known:
+            return {}
+        clusters, before, after = zip(*known, strict=True)
+        (sure, right), (sure_after, right_after) = (zip(*s, strict=True) for s in (before, after))
+        return confidence_metrics(sure, sure_after, right, right_after, clusters)
+
     def _divergence(self, key: str, base_key: str) -> dict[str, MetricValue]:
         """Where free answers part; nothing where there are none, or their tokens are not known."""
         base, variant = self.done[base_key], self.done[key]
@@ -452,7 +511,7 @@ class _Measuring:
             row
             for row in variant.cell.dataset.rows
             if row.kind == AnswerKind.FREE
-            and all(i.predictions.get(row.id, _NO_TOKENS)[1].token_ids for i in (base, variant))
+            and all(i.predictions.get(row.id, _UNKNOWN)[1].token_ids for i in (base, variant))
         ]
         if not rows:
             return {}
@@ -462,7 +521,7 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
-    def _clean(self, condition: Condition) -> Condition | None:
+    def clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
             if other.perturbation == CLEAN != condition.perturbation and (
@@ -548,6 +607,23 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             **row.provenance,
         },
     )
+
+
+def _confidence(outcomes: CellOutcomes, instance_id: str) -> tuple[float, bool] | None:
+    """The probability of the answer given, among the options, and whether it is right."""
+    if instance_id not in outcomes.predictions:
+        return None
+    answer, score = outcomes.scores[instance_id]
+    options = outcomes.predictions[instance_id][1].options
+    if answer.value is None or answer.value not in options:
+        return None
+    return exp(options[answer.value]), score.correct
+
+
+def _gold(row: Row) -> str | None:
+    """The right answer, where it is one of a few: a class whose losses are told apart."""
+    closed = row.kind in (AnswerKind.YES_NO, AnswerKind.CHOICE)
+    return row.references[0] if closed and len(row.references) == 1 else None
 
 
 def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
