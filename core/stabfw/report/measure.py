@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -47,7 +47,7 @@ from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
 from stabfw.spec import Published
-from stabfw.store import Outcome, Store
+from stabfw.store import Outcome, Store, Strength
 
 _SLICE_METRICS = (
     "accuracy_base",
@@ -62,11 +62,15 @@ _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 
 @dataclass(frozen=True, eq=False)
 class CellOutcomes:
-    """Everything that a cell answered, by instance id."""
+    """Everything that a cell answered, by instance id.
+
+    `strengths` tells how far the instances were perturbed; baselines only know it.
+    """
 
     cell: Cell
     predictions: Mapping[str, tuple[str, Prediction]]
     scores: Mapping[str, tuple[Answer, Score]]
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> Table:
@@ -429,7 +433,9 @@ class _Measuring:
 
 def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
-    return CellOutcomes(cell, predictions, current_scores(store, cell, predictions, inputs))
+    scores = current_scores(store, cell, predictions, inputs)
+    strengths = store.strengths(cell.key) if cell.perturbations else {}
+    return CellOutcomes(cell, predictions, scores, strengths)
 
 
 def current_scores(
@@ -498,10 +504,22 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             "prefill_ms_median": float(np.median(prefill)) if prefill else None,
             "decode_ms_median": float(np.median(decode)) if decode else None,
             "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
+            **_strength(outcomes.strengths.values()),
             "seconds": row.seconds,
             **row.provenance,
         },
     )
+
+
+def _strength(strengths: Collection[Strength]) -> dict[str, float]:
+    """How far instances were perturbed on average: pictures, text, or both."""
+    edits = [strength.edits for strength in strengths]
+    means: dict[str, Sequence[float]] = {
+        "perturbation_psnr_db": [s.psnr for s in strengths if s.psnr is not None],
+        "perturbation_ssim": [s.ssim for s in strengths if s.ssim is not None],
+        "perturbation_edits": edits if any(edits) else [],
+    }
+    return {name: float(np.mean(values)) for name, values in means.items() if values}
 
 
 def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:

@@ -18,7 +18,8 @@ def to_values(pixels: Pixels) -> Values:
 
 def to_pixels(values: NDArray[np.floating[Any]]) -> Pixels:
     """Clip values to [0, 1] and round them to the nearest level, where the original truncates."""
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    pixels: Pixels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def grey(values: NDArray[Any]) -> NDArray[Any]:

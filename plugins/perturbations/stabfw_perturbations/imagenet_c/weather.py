@@ -72,4 +72,5 @@ def plasma(size: int, decay: float, rng: np.random.Generator) -> Values:
             cloud[half * (axis == 0) :: step, half * (axis == 1) :: step] = edges
         step, reach = half, reach / decay**2
     cloud -= cloud.min()
-    return (cloud / cloud.max()).astype(np.float32)
+    cloud /= cloud.max()
+    return cloud.astype(np.float32)
