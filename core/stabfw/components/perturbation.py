@@ -6,6 +6,8 @@ import enum
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from pydantic import Field
+
 from stabfw.components.base import Component, ComponentConfig
 from stabfw.components.data import AnswerKind, Instance
 
@@ -22,6 +24,14 @@ class Modality(enum.StrEnum):
 
 class PerturbationConfig(ComponentConfig):
     """Base of perturbation configs."""
+
+    aside: ClassVar[frozenset[str]] = frozenset({"gold_holds"})
+
+    gold_holds: bool | None = Field(
+        default=None,
+        description="Whether gold answers still hold; null: as the perturbation itself says. "
+        "Where they may not, accuracy and losses are not reported.",
+    )
 
 
 P = TypeVar("P", bound=PerturbationConfig)
@@ -49,6 +59,13 @@ class Perturbation(Component[P]):
     def preserves_label(self, kind: AnswerKind) -> bool:
         """Whether the gold answer to such a question still holds after the change.
 
-        Where it may not hold, only the divergence of answers is reported, not their accuracy.
+        Where it may not hold, only the divergence of answers is reported, not their accuracy. Say
+        True only if it holds for every such question that may be asked: users who know their
+        questions can set `gold_holds`.
         """
         return True
+
+    def gold_holds(self, kind: AnswerKind) -> bool:
+        """Whether gold answers count: as the user says, else as `preserves_label` does."""
+        said = self.config.gold_holds
+        return self.preserves_label(kind) if said is None else said

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .pairs import Side as Side
     from .pairs import pair as pair
     from .stability import METRICS as METRICS
+    from .stability import NEED_GOLD as NEED_GOLD
     from .stability import Excess as Excess
     from .stability import FlipCauses as FlipCauses
     from .stability import MetricValue as MetricValue
@@ -76,6 +77,7 @@ _HOME = {
     "likelihood": ("loglik_delta",),
     "stability": (
         "METRICS",
+        "NEED_GOLD",
         "Excess",
         "FlipCauses",
         "MetricValue",

@@ -24,6 +24,7 @@ from stabfw.errors import blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
 from stabfw.metrics import (
+    NEED_GOLD,
     Counts,
     MetricValue,
     Pairs,
@@ -299,6 +300,7 @@ class _Measuring:
                 values[f"{name}.{item}"] = MetricValue(
                     f"{name}.{item}", known, None, None, len(pairs), "plugin"
                 )
+        preserved = _label_preserved(self.done[key].cell)
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
             self._parser_first.add(condition.label)
@@ -306,12 +308,15 @@ class _Measuring:
             key=key,
             base_key=base_key,
             condition=condition,
-            metrics=values,
-            floor=floor,
+            metrics=_told(values, preserved),
+            floor=_told(floor, preserved),
             counts=Counts.of(pairs),
-            slices={name: _slice(pairs, name) for name in pairs.slices},
+            slices={
+                name: {k: _told(v, preserved) for k, v in _slice(pairs, name).items()}
+                for name in pairs.slices
+            },
             causes=asdict(causes),
-            label_preserved=_label_preserved(self.done[key].cell),
+            label_preserved=preserved,
         )
 
     def notices(self) -> list[str]:
@@ -485,6 +490,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     decode = [p.decode_ms for p in answered]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
     n = len(correct)
+    preserved = _label_preserved(outcomes.cell)
     return CellResult(
         key=outcomes.cell.key,
         condition=condition,
@@ -495,9 +501,11 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             interval.high,
             n,
             interval.method,
-        ),
+        )
+        if preserved
+        else MetricValue("accuracy", None, None, None, n, "gold answers may not hold"),
         unanswered=len(outcomes.errors),
-        aggregates=outcomes.aggregates,
+        aggregates=outcomes.aggregates if preserved else {},
         report=row.report,
         facts={
             "instances": len(table),
@@ -529,6 +537,11 @@ def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
     }
 
 
+def _told(metrics: Metrics, preserved: bool) -> dict[str, MetricValue]:
+    """What may be told of metrics: only what needs no gold answers, unless these hold."""
+    return {n: value for n, value in metrics.items() if preserved or n not in NEED_GOLD}
+
+
 def _names(rows: Sequence[Row]) -> list[str]:
     return sorted({name for row in rows for name in row.slices})
 
@@ -536,7 +549,5 @@ def _names(rows: Sequence[Row]) -> list[str]:
 def _label_preserved(cell: Cell) -> bool:
     kinds = {AnswerKind(row.kind) for row in cell.dataset.rows}
     return all(
-        perturbation.preserves_label(kind)
-        for _, perturbation in cell.perturbations
-        for kind in kinds
+        perturbation.gold_holds(kind) for _, perturbation in cell.perturbations for kind in kinds
     )

@@ -140,7 +140,7 @@ def _content(item: Instance) -> Any:
 
 
 def _text(item: Instance) -> Any:
-    return item.question, item.choices, item.hint, item.template
+    return item.question, item.choices, item.hint, item.option_style
 
 
 def _pictures(item: Instance) -> Any:
