@@ -42,9 +42,11 @@ class Perturbation(Component[P]):
 
     Attributes:
         modality: What it changes. The other modality must come back bit-identical.
+        takes_from_another: Whether `perturb_with` is to be called, with another instance.
     """
 
     modality: ClassVar[Modality]
+    takes_from_another: ClassVar[bool] = False
 
     @abstractmethod
     def perturb(self, instance: Instance, rng: np.random.Generator) -> Instance:
@@ -55,6 +57,21 @@ class Perturbation(Component[P]):
             rng: The only source of randomness. It depends on seed, perturbation and instance id,
                 so the result depends on neither order, batch nor worker.
         """
+
+    def perturb_with(
+        self, instance: Instance, other: Instance, rng: np.random.Generator
+    ) -> Instance:
+        """Return the changed instance, where something of another one is put into it.
+
+        Called instead of `perturb` if `takes_from_another`, unless there is no other instance.
+
+        Args:
+            instance: The original; it must not be modified.
+            other: Another instance of the same split, with pictures, none of which is one of the
+                original. Which one follows from seed, perturbation and instance.
+            rng: The only source of randomness, as for `perturb`.
+        """
+        return self.perturb(instance, rng)
 
     def preserves_label(self, kind: AnswerKind) -> bool:
         """Whether the gold answer to such a question still holds after the change.

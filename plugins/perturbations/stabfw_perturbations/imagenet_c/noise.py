@@ -19,7 +19,8 @@ SPECKLE = (0.15, 0.2, 0.35, 0.45, 0.6)
 def gaussian_noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     """Add independent normal noise to every channel of every pixel."""
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
-    return to_pixels(to_values(pixels) + noise * np.float32(GAUSSIAN[severity - 1]))
+    levels = pixels + noise * np.float32(255 * GAUSSIAN[severity - 1])
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def shot_noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
