@@ -67,6 +67,14 @@ def test_occlusion_hides_the_share_of_the_area_and_nothing_else(
     assert (hidden[~grey] == pixels[~grey]).all()
 
 
+def test_occlusion_may_be_anywhere() -> None:
+    pixels = np.zeros((120, 200, 3), np.uint8)
+    hits = sum((changed(Occlusion, pixels, 2, seed) == 128).all(2) for seed in range(200))
+    # Everywhere but in the corners, where only one place of the rectangle reaches.
+    assert (hits[20:-20, 20:-20] > 0).all()
+    assert hits.max() < 60
+
+
 @pytest.mark.parametrize(
     ("severity", "size"),
     list(enumerate([(300, 600), (200, 400), (150, 300), (100, 200), (50, 100)], 1)),
