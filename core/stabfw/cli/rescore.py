@@ -49,7 +49,7 @@ def command(
 
     from rich.markup import escape
 
-    from stabfw.errors import RunError
+    from stabfw.errors import IncompleteError, RunError
     from stabfw.experiment import rescore
     from stabfw.registry import Registry
     from stabfw.report.layout import SPEC
@@ -92,6 +92,8 @@ def command(
         click.echo("Nothing was kept; give the same command without --dry-run.")
     else:
         click.echo(f"report   {done.run.directory / 'report.html'}")
+        if done.run.unjudged:
+            raise IncompleteError(f"{done.run.unjudged}; give the same command again later")
 
 
 def _table(cells: list[CellChange]) -> Table:

@@ -60,6 +60,10 @@ def command(spec: Path, overrides: tuple[str, ...], quiet: bool) -> None:
             f"{len(failed)} cells failed, so the results are partial; mend the cause and give the "
             "same command again, only the failed cells are computed"
         )
+    if done.unjudged:
+        raise IncompleteError(
+            f"{done.unjudged}; give the same command again, the judge goes on where it stopped"
+        )
     if any(cell.unanswered for cell in done.results.cells):
         raise IncompleteError(
             "some instances could not be asked, as the notes say; mend the data and give the same "

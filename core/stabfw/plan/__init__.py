@@ -5,6 +5,7 @@ from stabfw.plan.conditions import Condition, Role
 from stabfw.plan.datasets import Dataset, Row
 from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
+from stabfw.plan.judges import Judge
 
 __all__ = [
     "EFFICIENCY",
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "Estimator",
     "Fit",
+    "Judge",
     "Member",
     "Plan",
     "Role",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stabfw.components import EXTRACTOR_VERSION, Benchmark, Instance, Outline
+from stabfw.components import EXTRACTOR_VERSION, AnswerKind, Benchmark, Instance, Outline
 from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
@@ -78,6 +78,13 @@ class Dataset:
         if self.rows or self.outline is None:
             return len(self.rows)
         return self.outline.instances
+
+    @property
+    def free(self) -> int:
+        """Number of its instances whose answer is free, which a judge can compare."""
+        if not self.rows and self.benchmark.judged is not None:
+            return self.size
+        return sum(row.kind == AnswerKind.FREE for row in self.rows)
 
     @property
     def unreadable(self) -> int:

@@ -23,6 +23,7 @@ from stabfw.components.data import Answer
 from stabfw.errors import blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
+from stabfw.judge import Opinion
 from stabfw.metrics import (
     NEED_GOLD,
     Counts,
@@ -46,6 +47,7 @@ from stabfw.metrics import (
 from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
+from stabfw.report.judged import compared, judge_metrics, scored
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
 from stabfw.spec import Published
 from stabfw.store import Outcome, Store, Strength
@@ -65,12 +67,19 @@ _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 class CellOutcomes:
     """Everything that a cell answered, by instance id.
 
-    `strengths` tells how far the instances were perturbed; baselines only know it.
+    Attributes:
+        cell: The cell.
+        predictions: What was asked, as a hash, and what was generated.
+        scores: What was read, and what that is worth.
+        opinions: What a judge said of the answers that it was to score; None where it was not
+            asked.
+        strengths: How far the instances were perturbed; baselines only know it.
     """
 
     cell: Cell
     predictions: Mapping[str, tuple[str, Prediction]]
     scores: Mapping[str, tuple[Answer, Score]]
+    opinions: Mapping[str, Opinion | None] = field(default_factory=dict)
     strengths: Mapping[str, Strength] = field(default_factory=dict)
 
     @cached_property
@@ -86,8 +95,11 @@ class CellOutcomes:
             input_hash=[prediction[0] or None for prediction, _, _ in found],
             answer=[answer.value for _, answer, _ in found],
             text=[prediction[1].text for prediction, _, _ in found],
+            # What a judge has not decided enters no rate.
             status=[
-                answer.status.value if row.id in self.predictions else "missing"
+                "missing"
+                if row.id not in self.predictions or answer.status is AnswerStatus.UNJUDGED
+                else answer.status.value
                 for row, (_, answer, _) in zip(rows, found, strict=True)
             ],
             correct=[score.correct for _, _, score in found],
@@ -116,7 +128,8 @@ class CellOutcomes:
                 row.group, row.slices, AnswerKind(row.kind), row.references, *self.scores[row.id]
             )
             for row in self.cell.dataset.rows
-            if row.id in self.scores and row.id not in self.errors
+            if row.id in self.scores
+            and self.scores[row.id][0].status not in (AnswerStatus.ERROR, AnswerStatus.UNJUDGED)
         ]
         if not graded:
             return {}
@@ -188,7 +201,7 @@ def measure(
         Results and the outcomes behind them. Cells that are not finished are left out.
     """
     done = load_outcomes(plan, store)
-    measuring = _Measuring(plan, done, metrics)
+    measuring = _Measuring(plan, store, done, metrics)
     comparisons = [
         comparison
         for condition in plan.named
@@ -253,24 +266,39 @@ def _not_exercised(cells: Iterable[CellResult]) -> Iterator[str]:
                 yield f"{cell.condition.label}: {member} was not exercised: {why}"
 
 
-def load_outcomes(plan: Plan, store: Store) -> dict[str, CellOutcomes]:
-    """Return the outcomes of every finished cell of a plan, by key."""
+def load_outcomes(plan: Plan, store: Store, *, judged: bool = True) -> dict[str, CellOutcomes]:
+    """Return the outcomes of every finished cell of a plan, by key.
+
+    Args:
+        plan: The cells.
+        store: Their outcomes.
+        judged: Whether the scores of the plan's judge take the place of the benchmarks' own.
+    """
     inputs = Inputs()
-    return {
+    found = {
         cell.key: _load(store, cell, inputs)
         for cell in plan.cells
         if (row := store.cell(cell.key)) is not None and row.status == "done"
     }
+    if plan.judge is None or not judged:
+        return found
+    for key, outcomes in found.items():
+        scores, opinions = scored(plan.judge, outcomes, store, inputs)
+        found[key] = replace(outcomes, scores=scores, opinions=opinions)
+    return found
 
 
 class _Measuring:
     def __init__(
         self,
         plan: Plan,
+        store: Store,
         done: Mapping[str, CellOutcomes],
         metrics: Sequence[tuple[str, Metric[Any]]],
     ) -> None:
         self.plan = plan
+        self.store = store
+        self.inputs = Inputs()
         self.done = done
         self.metrics = metrics
         self.pairs: dict[Condition, Pairs] = {}
@@ -292,6 +320,7 @@ class _Measuring:
         values |= self._beside_clean(condition, pairs, repeats)
         values |= self._likelihood(condition)
         values |= self._divergence(key, base_key)
+        values |= self._judged(base_key, [key])
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
                 computed = dict(metric.compute(pairs))
@@ -362,6 +391,7 @@ class _Measuring:
             ]
             floor = dict(noise_floor(repeats)) if repeats else {}
             floor |= group_floor(repeats, base.groups) if repeats else {}
+            floor |= self._judged(base_key, [k for k in keys if k in self.done and k != base_key])
             self._floors[base_key] = (repeats, floor)
         return self._floors[base_key]
 
@@ -408,6 +438,20 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
+    def _judged(self, base_key: str, keys: Sequence[str]) -> dict[str, MetricValue]:
+        """What the judge says of cells beside their baseline."""
+        if self.plan.judge is None or not keys:
+            return {}
+        base, variants = self.done[base_key], [self.done[key] for key in keys]
+        return judge_metrics(
+            [
+                compared(self.plan.judge, base, variant, self.store, self.inputs)
+                for variant in variants
+            ],
+            {row.id: row.cluster for row in base.cell.dataset.rows},
+            [base.opinions, *(variant.opinions for variant in variants)],
+        )
+
     def _divergence(self, key: str, base_key: str) -> dict[str, MetricValue]:
         """Where free answers part; nothing where there are none, or their tokens are not known."""
         base, variant = self.done[base_key], self.done[key]
@@ -440,7 +484,7 @@ def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
     scores = current_scores(store, cell, predictions, inputs)
     strengths = store.strengths(cell.key) if cell.perturbations else {}
-    return CellOutcomes(cell, predictions, scores, strengths)
+    return CellOutcomes(cell, predictions, scores, strengths=strengths)
 
 
 def current_scores(

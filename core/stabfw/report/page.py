@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from stabfw.metrics.stability import FlipCauses, MetricValue
@@ -13,6 +13,7 @@ from stabfw.report.results import CellResult, Comparison, Metrics, Results, Role
 from stabfw.report.templates import render
 from stabfw.report.wording import (
     ESTIMANDS,
+    JUDGED,
     NOTHING,
     beyond_floor,
     interval,
@@ -51,6 +52,7 @@ def report_page(results: Results) -> str:
         stacks=[_line(c, likelihood) for c in comparisons if not is_control(c)],
         controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
+        judged=_judged(comparisons),
         aggregates=_aggregates(results, comparisons),
         slices=_slices([c for c in comparisons if not is_control(c)]),
         cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
@@ -250,6 +252,29 @@ def _aggregates(results: Results, comparisons: Sequence[Comparison]) -> list[_Gr
         )
         for place, members in places.items()
     ]
+
+
+def _judged(comparisons: Sequence[Comparison]) -> list[_Grid]:
+    """Return one table per benchmark and model of what a judge says of its free answers."""
+    places: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        if JUDGED.keys() & c.metrics.keys():
+            places.setdefault(_place(c), []).append(c)
+
+    def cell(comparison: Comparison, name: str) -> tuple[str, ...]:
+        metric = comparison.metrics.get(name)
+        if metric is None:
+            return (NOTHING,)
+        return (*_share(metric), f"n {metric.n}", *_noise(comparison.floor.get(name)))
+
+    grids = []
+    for place, members in places.items():
+        names = tuple(name for name in JUDGED if any(name in c.metrics for c in members))
+        grid = _Grid.of(place, "", members, names, cell)
+        columns = tuple(JUDGED.get(head, head) for head in grid.columns)
+        rows = tuple((JUDGED.get(head, head), lines) for head, lines in grid.rows)
+        grids.append(replace(grid, columns=columns, rows=rows))
+    return grids
 
 
 def _slices(comparisons: Sequence[Comparison]) -> list[_Grid]:

@@ -58,9 +58,10 @@ class Comparison:
         metrics: Every metric with its interval: the stability metrics, and where a noise floor
             was measured `excess_divergence`, where instances are scored together those of whole
             groups (`group_correct_loss_rate`), where clean and perturbed cells exist
-            `perturbation_amplification`, and where the baseline's answers were scored
+            `perturbation_amplification`, where the baseline's answers were scored
             `answer_loglik_delta` and `answer_loglik_delta_per_token`; of free answers also
-            `first_divergence_token` and `common_prefix_share`.
+            `first_divergence_token` and `common_prefix_share`, and where a judge was named those of
+            `stabfw.report.judged.judge_metrics`.
         floor: The metrics of the baseline against itself in other batch compositions.
         counts: The table that everything derives from.
         slices: The main metrics by slice name and level.
