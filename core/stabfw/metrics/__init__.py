@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .several import slice_contrasts as slice_contrasts
     from .several import worst_slice as worst_slice
     from .stability import METRICS as METRICS
+    from .stability import NEED_GOLD as NEED_GOLD
     from .stability import Excess as Excess
     from .stability import FlipCauses as FlipCauses
     from .stability import MetricValue as MetricValue
@@ -99,6 +100,7 @@ _HOME = {
     "likelihood": ("loglik_delta",),
     "stability": (
         "METRICS",
+        "NEED_GOLD",
         "Excess",
         "FlipCauses",
         "MetricValue",

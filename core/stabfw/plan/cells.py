@@ -181,7 +181,9 @@ def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
     """What of a component enters a key."""
     return {
         "type": kind,
-        "config": component.config.model_dump(mode="json", exclude={"type"}),
+        "config": component.config.model_dump(
+            mode="json", exclude={"type", *component.config.aside}
+        ),
         "behaviour": component.behaviour_version,
         "content": dict(component.fingerprint()),
     }
