@@ -349,7 +349,6 @@ class _Measuring:
                 values[f"{name}.{item}"] = MetricValue(
                     f"{name}.{item}", known, None, None, len(pairs), "plugin"
                 )
-        preserved = _label_preserved(self.done[key].cell)
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
             self._parser_first.add(condition.label)
