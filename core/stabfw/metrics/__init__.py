@@ -20,6 +20,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .counts import Counts as Counts
     from .divergence import first_divergence as first_divergence
+    from .gates import Estimate as Estimate
+    from .gates import Verdict as Verdict
+    from .gates import combined as combined
+    from .gates import decide as decide
+    from .gates import floor_estimate as floor_estimate
+    from .gates import gate_estimate as gate_estimate
+    from .gates import harms as harms
     from .groups import by_group as by_group
     from .groups import group_floor as group_floor
     from .groups import group_metrics as group_metrics
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from .intervals import bootstrap_interval as bootstrap_interval
     from .intervals import clopper_pearson as clopper_pearson
     from .intervals import design_effect as design_effect
+    from .intervals import effective_size as effective_size
     from .intervals import korn_graubard as korn_graubard
     from .intervals import mean_interval as mean_interval
     from .intervals import newcombe_paired as newcombe_paired
@@ -39,6 +47,9 @@ if TYPE_CHECKING:
     from .pairs import Pairs as Pairs
     from .pairs import Side as Side
     from .pairs import pair as pair
+    from .power import largest_passing as largest_passing
+    from .power import power as power
+    from .power import sample_size as sample_size
     from .stability import METRICS as METRICS
     from .stability import Excess as Excess
     from .stability import FlipCauses as FlipCauses
@@ -46,7 +57,6 @@ if TYPE_CHECKING:
     from .stability import accuracy_did as accuracy_did
     from .stability import by_slice as by_slice
     from .stability import compression_specific_failure_rate as compression_specific_failure_rate
-    from .stability import correct_losses as correct_losses
     from .stability import excess_correct_loss as excess_correct_loss
     from .stability import excess_divergence as excess_divergence
     from .stability import excess_per_instance as excess_per_instance
@@ -59,12 +69,22 @@ if TYPE_CHECKING:
 _HOME = {
     "pairs": ("Outcomes", "PairingError", "Pairs", "Side", "pair"),
     "counts": ("Counts",),
+    "gates": (
+        "Estimate",
+        "Verdict",
+        "combined",
+        "decide",
+        "floor_estimate",
+        "gate_estimate",
+        "harms",
+    ),
     "groups": ("by_group", "group_floor", "group_metrics"),
     "intervals": (
         "Interval",
         "bootstrap_interval",
         "clopper_pearson",
         "design_effect",
+        "effective_size",
         "korn_graubard",
         "mean_interval",
         "newcombe_paired",
@@ -74,6 +94,7 @@ _HOME = {
     ),
     "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
+    "power": ("largest_passing", "power", "sample_size"),
     "stability": (
         "METRICS",
         "Excess",
@@ -82,7 +103,6 @@ _HOME = {
         "accuracy_did",
         "by_slice",
         "compression_specific_failure_rate",
-        "correct_losses",
         "excess_correct_loss",
         "excess_divergence",
         "excess_per_instance",

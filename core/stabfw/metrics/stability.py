@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import exp, isfinite, log, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .intervals import (
     Interval,
@@ -400,32 +399,6 @@ def flip_causes(pairs: Pairs) -> FlipCauses:
     """
     counts = {cause: int(np.count_nonzero(pairs.cause == cause)) for cause in FLIP_CAUSES}
     return FlipCauses(**counts)
-
-
-def correct_losses(pairs: Pairs, *, worst_case: bool = True) -> tuple[BoolArray, NDArray[np.int64]]:
-    """Return what a gate on lost correct answers needs, ready for `proportion_interval`.
-
-    Args:
-        pairs: The joined cells.
-        worst_case: Count pairs that could not be compared as lost, unless the baseline is known
-            to be wrong; else leave them out.
-
-    Returns:
-        Whether each answer at risk was lost, and the cluster codes; both of shape ``(n,)``.
-
-    Example:
-        >>> from stabfw.metrics import Outcomes, pair
-        >>> a = Outcomes.from_columns(["q1", "q2"], answer=["A", "B"], correct=[True, True])
-        >>> b = Outcomes.from_columns(["q1"], answer=["A"], correct=[True])
-        >>> correct_losses(pair(a, b))[0].tolist()
-        [False, True]
-    """
-    at_risk = pairs.base.correct & pairs.valid
-    lost = at_risk & ~pairs.variant.correct
-    if worst_case:
-        unknown = ~pairs.valid & (pairs.base.correct | ~pairs.base.usable)
-        at_risk, lost = at_risk | unknown, lost | unknown
-    return lost[at_risk], pairs.cluster_codes[at_risk]
 
 
 def _metrics(
