@@ -16,10 +16,28 @@ from typing import TYPE_CHECKING
 from stabfw.components import Kind
 from stabfw.errors import DataError, IncompleteError, RunError, SpecError, UnsupportedError, blaming
 from stabfw.execute.messages import WORKER
-from stabfw.plan import Cell, Condition, Fit, Plan, Role, Session, make_plan
+from stabfw.plan import (
+    Cell,
+    Condition,
+    Fit,
+    Plan,
+    Role,
+    Session,
+    gated,
+    make_plan,
+    refuse_gates,
+)
 from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
-from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
+from stabfw.report.layout import (
+    CHANGES,
+    PUBLISHED,
+    REPORT,
+    RESULTS,
+    SPEC,
+    VERDICT,
+    cell_directory,
+)
 from stabfw.spec import Controls, ExperimentSpec, components, label, load_spec, to_yaml
 from stabfw.store import Store, digest
 
@@ -82,6 +100,7 @@ def run(
     directory = _directory(spec)
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
         if plan.fits:
             _fit(plan.fits, spec, store, observers)
             plan = make_plan(spec, registry, store)
@@ -145,14 +164,11 @@ def rescore(
     from stabfw.report.rescoring import rescored
 
     registry = registry or Registry()
-    if not (spec.store / "outcomes.sqlite").is_file():
-        raise RunError(
-            f"{spec.store}: there is no store here, so there are no answers to score; start stabfw "
-            "in the directory where the experiment was run, or name the store with --set store=DIR"
-        )
+    _require_store(spec)
     directory = _directory(spec) if keep else spec.runs / spec.name
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
         _require_finished(spec, plan, store)
         cells = rescored(plan, store, _scorers(directory), keep=keep, examples=examples)
         if not keep:
@@ -160,6 +176,55 @@ def rescore(
         observers = _observers(spec, registry, observers)
         results = _conclude(spec, registry, plan, store, None, directory, observers)
     return Rescored(cells, Run(results, directory, computed=0))
+
+
+def gate(
+    spec: ExperimentSpec,
+    *,
+    registry: Registry | None = None,
+    observers: Observers | None = None,
+) -> Run:
+    """Judge a finished experiment by the gates of its spec; no model is loaded.
+
+    Results, pages and MLflow are brought up to date, as gates may have changed since the run.
+
+    Args:
+        spec: The experiment.
+        registry: Where plugins come from; all installed ones by default.
+        observers: Who is told what happens; MLflow is added if the spec asks for it.
+
+    Returns:
+        The results, with `results.gates`, and where they are.
+
+    Raises:
+        SpecError: There are no gates, or one cannot be judged or could never pass.
+        RunError: There is no such store.
+        IncompleteError: Some cells are not in the store.
+        StabfwError: The data or the store cannot be read.
+    """
+    if not spec.gates:
+        raise SpecError(
+            f"there are no gates in the spec of '{spec.name}'; add some to it, or give them with "
+            "--set 'gates=[{metric: correct_loss_rate, at_most: 0.02}]'"
+        )
+    registry = registry or Registry()
+    _require_store(spec)
+    directory = _directory(spec)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
+        _require_finished(spec, plan, store)
+        observers = _observers(spec, registry, observers)
+        results = _conclude(spec, registry, plan, store, None, directory, observers)
+    return Run(results, directory, computed=0)
+
+
+def _require_store(spec: ExperimentSpec) -> None:
+    if not (spec.store / "outcomes.sqlite").is_file():
+        raise RunError(
+            f"{spec.store}: there is no store here, so there are no answers; start stabfw in the "
+            "directory where the experiment was run, or name the store with --set store=DIR"
+        )
 
 
 def _require_finished(spec: ExperimentSpec, plan: Plan, store: Store) -> None:
@@ -470,6 +535,7 @@ def _report(
         failures=failures,
         metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
         published=spec.published,
+        gates=gated(spec, plan),
     )
     (directory / PUBLISHED).unlink(missing_ok=True)
     write_atomic(directory / SPEC, to_yaml(spec).encode())
@@ -549,4 +615,5 @@ def _unchanged(directory: Path, manifest: str) -> Results | None:
     except (OSError, DataError):
         return None  # They are made anew from the store.
     pages = [cell_directory(directory, c.condition) / CHANGES for c in results.comparisons]
-    return results if all(map(Path.exists, [*pages, directory / REPORT])) else None
+    pages += [directory / REPORT, *([directory / VERDICT] if results.gates else [])]
+    return results if all(map(Path.exists, pages)) else None

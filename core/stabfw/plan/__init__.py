@@ -5,6 +5,7 @@ from stabfw.plan.conditions import Condition, Role
 from stabfw.plan.datasets import Dataset, Row
 from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
+from stabfw.plan.gates import Forecast, forecasts, gated, refuse_gates
 
 __all__ = [
     "EFFICIENCY",
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "Estimator",
     "Fit",
+    "Forecast",
     "Member",
     "Plan",
     "Role",
@@ -21,5 +23,8 @@ __all__ = [
     "Session",
     "Unsupported",
     "explain",
+    "forecasts",
+    "gated",
     "make_plan",
+    "refuse_gates",
 ]

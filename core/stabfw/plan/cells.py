@@ -10,6 +10,7 @@ from typing import Any
 
 from stabfw.components import (
     Accelerator,
+    AnswerKind,
     Artefact,
     Benchmark,
     Component,
@@ -91,6 +92,12 @@ class Cell:
     batches: Batches
     mode: str = "generate"
     parent: str = ""
+
+    @property
+    def label_preserved(self) -> bool:
+        """Whether no perturbation can change the right answer of any of its questions."""
+        kinds = {AnswerKind(row.kind) for row in self.dataset.rows}
+        return all(p.preserves_label(kind) for _, p in self.perturbations for kind in kinds)
 
 
 @dataclass(frozen=True)

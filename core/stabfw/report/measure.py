@@ -45,9 +45,11 @@ from stabfw.metrics import (
 from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
+from stabfw.report.gates import Outcome, judge
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
-from stabfw.spec import Published
-from stabfw.store import Outcome, Store
+from stabfw.spec import Gate, Published
+from stabfw.store import Outcome as StoredOutcome
+from stabfw.store import Store
 
 _SLICE_METRICS = (
     "accuracy_base",
@@ -163,6 +165,7 @@ def measure(
     failures: Iterable[Failure] = (),
     metrics: Sequence[tuple[str, Metric[Any]]] = (),
     published: Sequence[Published] = (),
+    gates: Sequence[tuple[Gate, tuple[Condition, ...]]] = (),
 ) -> Measured:
     """Compute the results of an experiment from the store alone.
 
@@ -178,6 +181,7 @@ def measure(
         failures: Cells that failed in this run.
         metrics: Metric plugins with their names.
         published: Accuracies that others report of the baselines.
+        gates: Limits, each with the cells that it judges.
 
     Returns:
         Results and the outcomes behind them. Cells that are not finished are left out.
@@ -212,6 +216,7 @@ def measure(
             *_not_exercised(cells),
             *measuring.notices(),
         ),
+        gates=tuple(judge(gate, conditions, measuring.outcome) for gate, conditions in gates),
     )
     return Measured(results, done, measuring.pairs)
 
@@ -307,8 +312,20 @@ class _Measuring:
             counts=Counts.of(pairs),
             slices={name: _slice(pairs, name) for name in pairs.slices},
             causes=asdict(causes),
-            label_preserved=_label_preserved(self.done[key].cell),
+            label_preserved=self.done[key].cell.label_preserved,
         )
+
+    def outcome(self, condition: Condition) -> Outcome | str:
+        """What a gate judges a cell by, or why it has no outcomes."""
+        key = self.plan.named.get(condition)
+        if key is None:
+            reasons = {u.condition: u.reason for u in self.plan.unsupported}
+            return f"unsupported: {reasons[condition]}"
+        base_key = self.plan.base_of[key]
+        if key not in self.done or base_key not in self.done:
+            return "it failed" if key not in self.done else "its baseline failed"
+        golds = {row.id: row.references for row in self.done[key].cell.dataset.rows}
+        return Outcome(self._pair(condition), self._floor(base_key)[0], golds)
 
     def notices(self) -> list[str]:
         errors: dict[str, dict[str, str]] = {}
@@ -461,10 +478,10 @@ def current_scores(
 
 def _score(
     cell: Cell, inputs: Inputs, instance_id: str, input_hash: str, prediction: Prediction
-) -> Outcome:
+) -> StoredOutcome:
     instance = inputs.perturbed(cell, instance_id)
     answer, score = read_answer(cell.dataset.benchmark, instance, prediction)
-    return Outcome(instance_id, input_hash, prediction, answer, score)
+    return StoredOutcome(instance_id, input_hash, prediction, answer, score)
 
 
 def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> CellResult:
@@ -513,12 +530,3 @@ def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
 
 def _names(rows: Sequence[Row]) -> list[str]:
     return sorted({name for row in rows for name in row.slices})
-
-
-def _label_preserved(cell: Cell) -> bool:
-    kinds = {AnswerKind(row.kind) for row in cell.dataset.rows}
-    return all(
-        perturbation.preserves_label(kind)
-        for _, perturbation in cell.perturbations
-        for kind in kinds
-    )
