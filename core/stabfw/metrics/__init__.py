@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from .pairs import Pairs as Pairs
     from .pairs import Side as Side
     from .pairs import pair as pair
-    from .power import largest_passing as largest_passing
-    from .power import power as power
-    from .power import sample_size as sample_size
+    from .sizing import largest_passing as largest_passing
+    from .sizing import power as power
+    from .sizing import sample_size as sample_size
     from .stability import METRICS as METRICS
     from .stability import Excess as Excess
     from .stability import FlipCauses as FlipCauses
@@ -94,7 +94,7 @@ _HOME = {
     ),
     "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
-    "power": ("largest_passing", "power", "sample_size"),
+    "sizing": ("largest_passing", "power", "sample_size"),
     "stability": (
         "METRICS",
         "Excess",

@@ -17,7 +17,7 @@ from .intervals import (
     proportion_interval,
 )
 from .pairs import BoolArray, IntArray, Pairs, locate
-from .stability import noise_floor
+from .stability import stacked
 
 #: With fewer independent clusters (pictures, patients), clustered intervals cover too little.
 MIN_CLUSTERS = 100
@@ -158,19 +158,11 @@ def gate_estimate(
         >>> round(gate_estimate("correct_loss_rate", pair(run, run)).high, 4)
         0.01
     """
-    two_sided = 2 * confidence - 1
-    if metric in RATES:
-        among, harmed = harms(pairs, RATES[metric], worst_case=worst_case)
-        hits, codes = harmed[among], pairs.cluster_codes[among]
-        bounds = proportion_interval(hits, codes, two_sided, exact=True)
-        return _estimate(float(np.count_nonzero(hits)) / max(len(hits), 1), bounds, codes)
-    if metric == DELTA:
-        return _delta(pairs, two_sided, worst_case)
     if metric in EXCESSES:
         if not repeats:
             raise ValueError(f"{metric} needs a noise floor")
-        return _excess(pairs, repeats, EXCESSES[metric], two_sided, worst_case)
-    raise ValueError(f"{metric!r} cannot be gated")
+        return _excess(pairs, repeats, EXCESSES[metric], 2 * confidence - 1, worst_case)
+    return _estimate(metric, pairs, 2 * confidence - 1, worst_case, repeated=False)
 
 
 def floor_estimate(
@@ -185,12 +177,7 @@ def floor_estimate(
     """
     if metric in EXCESSES or not repeats:
         return None
-    found = noise_floor(repeats, 2 * confidence - 1, resamples=0)
-    value = found[metric]
-    if value.value is None or value.low is None or value.high is None:
-        return None
-    clusters = len(np.unique(repeats[0].cluster_codes))
-    return Estimate(value.value, value.low, value.high, value.n, clusters, value.method)
+    return _estimate(metric, stacked(repeats), 2 * confidence - 1, False, repeated=True)
 
 
 def decide(
@@ -233,28 +220,33 @@ def decide(
     return Verdict.INCONCLUSIVE, "the interval covers the limit: more questions would tell"
 
 
-def _estimate(value: float, bounds: Interval, codes: IntArray) -> Estimate:
-    n = len(codes)
-    return Estimate(
-        value if n else None, bounds.low, bounds.high, n, len(np.unique(codes)), bounds.method
-    )
+def _estimate(
+    metric: str, pairs: Pairs, confidence: float, worst_case: bool, *, repeated: bool
+) -> Estimate:
+    """Bound a rate or the change of accuracy; rows may repeat the same instances."""
+    if metric not in RATES and metric != DELTA:
+        raise ValueError(f"{metric!r} cannot be gated")
+    among, harmed = harms(pairs, RATES.get(metric, "negative_flip"), worst_case=worst_case)
+    hits, codes = harmed[among], pairs.cluster_codes[among]
+    n = len(hits)
+    # Repeats sharpen an estimate, but are no new instances.
+    distinct = len(set(pairs.instance_id[among].tolist())) if repeated else n
 
+    def bounds(flags: BoolArray) -> Interval:
+        return proportion_interval(flags, codes, confidence, exact=True, max_n=distinct)
 
-def _delta(pairs: Pairs, confidence: float, worst_case: bool) -> Estimate:
-    among, lost = harms(pairs, "negative_flip", worst_case=worst_case)
-    codes = pairs.cluster_codes[among]
-    if not len(codes):
+    lost = float(np.count_nonzero(hits)) / max(n, 1)
+    if metric in RATES:
+        return _found(lost, bounds(hits), codes)
+    if not n:
         return Estimate(None, -1.0, 1.0, 0, 0, "wider of two")
-    before = (pairs.base.correct | lost)[among]
-    after = (pairs.variant.correct & ~lost)[among]
-    value = (int(np.count_nonzero(after)) - int(np.count_nonzero(before))) / len(codes)
+    before = (pairs.base.correct | harmed)[among]
+    after = (pairs.variant.correct & ~harmed)[among]
+    repaired = after & ~before
     paired = paired_difference_interval(after, before, codes, confidence)
-    repaired, harmed = after & ~before, before & ~after
-    parts = [
-        proportion_interval(hits, codes, confidence, exact=True) for hits in (repaired, harmed)
-    ]
-    exact = _difference(float(repaired.mean()), parts[0], float(harmed.mean()), parts[1])
-    return _estimate(value, _wider(paired, exact), codes)
+    gain = float(repaired.mean())
+    exact = _difference(gain, bounds(repaired), lost, bounds(hits))
+    return _found(gain - lost, _wider(paired, exact), codes)
 
 
 def _excess(
@@ -277,13 +269,18 @@ def _excess(
         return Estimate(None, -1.0, 1.0, 0, 0, "wider of two")
     values = hits - again.mean(axis=1)
     paired = mean_interval(values, codes, confidence, limits=(-1.0, 1.0))
-    # Repeats sharpen the floor, but are no new instances.
     floor = proportion_interval(
         again.ravel(), np.repeat(codes, len(repeats)), confidence, exact=True, max_n=n
     )
     loss = proportion_interval(hits, codes, confidence, exact=True)
     exact = _difference(float(hits.mean()), loss, float(again.mean()), floor)
-    return _estimate(float(values.mean()), _wider(paired, exact), codes)
+    return _found(float(values.mean()), _wider(paired, exact), codes)
+
+
+def _found(value: float, bounds: Interval, codes: IntArray) -> Estimate:
+    n = len(codes)
+    clusters = len(np.unique(codes))
+    return Estimate(value if n else None, bounds.low, bounds.high, n, clusters, bounds.method)
 
 
 def _difference(p: float, first: Interval, q: float, second: Interval) -> Interval:

@@ -194,7 +194,7 @@ def noise_floor(
         >>> noise_floor([pair(run, run), pair(run, run)])["divergence_ratio"].value
         0.0
     """
-    metrics = _metrics(_stack(repeats), confidence, resamples, seed, repeated=True)
+    metrics = _metrics(stacked(repeats), confidence, resamples, seed, repeated=True)
     del metrics["mcnemar_p"]
     return metrics
 
@@ -611,7 +611,12 @@ def _matched(clean: Pairs, perturbed: Pairs) -> tuple[Pairs, Pairs]:
     return clean.select(row >= 0), perturbed.select(row[row >= 0])
 
 
-def _stack(repeats: Sequence[Pairs]) -> Pairs:
+def stacked(repeats: Sequence[Pairs]) -> Pairs:
+    """Put repeats below each other: one row per instance and repeat.
+
+    Raises:
+        ValueError: There is no repeat.
+    """
     if not repeats:
         raise ValueError("a noise floor needs at least one repeat")
 

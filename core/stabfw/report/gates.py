@@ -109,32 +109,22 @@ def row(gate: GateResult, cell: Judged) -> tuple[str, ...]:
     """Say a verdict in cells of a table, see `HEAD`."""
     found, complete, floor = cell.estimate, cell.complete, cell.floor
     if found is None or complete is None:
-        return cell.condition.label, _WORDS[cell.verdict], *(NOTHING,) * 5, cell.reason
-    bound = found.low if gate.at_least else found.high
+        return cell.condition.label, _WORDS[cell.verdict], *(NOTHING,) * 5
     noise = None if floor is None else floor.low if gate.at_least else floor.high
+    missing = f"{cell.missing:,} ({_percent(complete.value)} without)" if cell.missing else "0"
     return (
         cell.condition.label,
         _WORDS[cell.verdict],
-        f"{_percent(found.value)} [{_bare(found.low)}, {_bare(found.high)}]",
-        _percent(bound),
-        _percent(complete.value) if cell.missing else NOTHING,
+        _percent(found.value),
+        f"[{_bare(found.low)}, {_bare(found.high)}]",
         _percent(noise),
         f"{found.n:,} / {found.clusters:,}",
-        cell.reason,
+        missing,
     )
 
 
 #: Of the columns of `row`.
-HEAD = (
-    "cell",
-    "verdict",
-    "value, one-sided bounds",
-    "judged by",
-    "without missing",
-    "noise floor up to",
-    "answers / pictures",
-    "why",
-)
+HEAD = ("cell", "verdict", "value", "bounds", "floor's bound", "answers / pictures", "missing")
 
 
 def write_verdict(results: Results, directory: Path) -> None:
@@ -231,7 +221,8 @@ def junit(results: Results) -> str:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=f"{_plain(results.name)}.{gate.metric}", name=label
             )
-            text = "\n".join(f"{k}: {v}" for k, v in zip(HEAD[2:], told, strict=True))
+            told.append(_plain(cell.reason))
+            text = "\n".join(f"{k}: {v}" for k, v in zip((*HEAD[2:], "why"), told, strict=True))
             if cell.verdict is Verdict.PASS:
                 ElementTree.SubElement(case, "system-out").text = text
                 continue
@@ -264,8 +255,9 @@ def summary(results: Results) -> str:
     size = len("\n".join(lines).encode()) + 1000
     for gate in results.gates:
         head = ["", f"### {_cell(title(gate))}, at {gate.confidence:.4g}", ""]
-        head += [_line(HEAD), "|" + "---|" * len(HEAD)]
-        rows = [_line(row(gate, cell)) for cell in sorted(gate.cells, key=_worst_first)]
+        head += [_line((*HEAD, "why")), "|" + "---|" * (len(HEAD) + 1)]
+        ordered = sorted(gate.cells, key=_worst_first)
+        rows = [_line((*row(gate, cell), cell.reason)) for cell in ordered]
         for text in ["\n".join(head), *rows]:
             size += len(text.encode()) + 1
             if size > SUMMARY_BYTES:
