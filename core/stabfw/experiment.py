@@ -38,12 +38,23 @@ from stabfw.report.layout import (
     VERDICT,
     cell_directory,
 )
-from stabfw.spec import Controls, ExperimentSpec, components, label, load_spec, to_yaml
+from stabfw.spec import (
+    CLEAN,
+    Controls,
+    ExperimentSpec,
+    components,
+    label,
+    load_spec,
+    parse_spec,
+    to_yaml,
+)
 from stabfw.store import Store, digest
 
 if TYPE_CHECKING:
     from stabfw.execute import Executor, Message, Task
-    from stabfw.metrics import Outcomes
+    from stabfw.metrics import Outcomes, Pairs
+    from stabfw.plan import Dataset
+    from stabfw.report.canary import Wanted
     from stabfw.report.rescoring import CellChange
     from stabfw.report.results import Failure, Results
 
@@ -217,6 +228,90 @@ def gate(
         observers = _observers(spec, registry, observers)
         results = _conclude(spec, registry, plan, store, None, directory, observers)
     return Run(results, directory, computed=0)
+
+
+def canary(
+    spec: ExperimentSpec,
+    directory: Path,
+    *,
+    wanted: Wanted,
+    stacks: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> dict[str, int]:
+    """Export questions of a finished experiment that flip easily, as a regression test.
+
+    Args:
+        spec: The experiment.
+        directory: Where to.
+        wanted: How many questions of each group, for each benchmark.
+        stacks: Names of the stacks whose flips count; all by default.
+        registry: Where plugins come from; all installed ones by default.
+
+    Returns:
+        The number of questions in each group.
+
+    Raises:
+        SpecError: There is no such stack.
+        RunError: Pictures may not leave the store, or there is nothing to export.
+        DataError: `custom` would ask something else than was asked.
+        IncompleteError: Some cells are not in the store.
+    """
+    from stabfw.components.files import write_atomic
+    from stabfw.metrics import pair
+    from stabfw.report import canary as sets
+    from stabfw.report.measure import load_outcomes
+
+    if unknown := [name for name in stacks if name not in spec.stacks]:
+        raise SpecError(f"there is no stack '{unknown[0]}' in this spec: {', '.join(spec.stacks)}")
+    registry = registry or Registry()
+    _require_store(spec)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        _require_finished(spec, plan, store)
+        done = load_outcomes(plan, store)
+    found: dict[str, dict[Condition, Pairs]] = {}
+    for at, key in plan.named.items():
+        cell = done[key].cell
+        if at.role is not Role.STACK or at.perturbation != CLEAN or cell.dataset.free:
+            continue
+        if not stacks or at.stack in stacks:
+            joined = pair(done[plan.base_of[key]].table, done[key].table)
+            found.setdefault(at.benchmark, {})[at] = joined
+    datasets = {
+        cell.dataset.name: cell.dataset for cell in plan.cells if cell.dataset.name in found
+    }
+    for dataset in datasets.values():
+        _require_pictures_may_leave(spec, dataset)
+    chosen = [(datasets[name], sets.choose(pairs, wanted)) for name, pairs in found.items()]
+    tables = sets.export(chosen, directory, name=spec.name, spec_hash=spec.hash())
+    custom = registry.load(Kind.BENCHMARK, "custom")
+    for table in tables:
+        sets.verify(table, directory, custom)
+    again = {
+        **spec.dump(),
+        "name": f"{spec.name}-canary",
+        "benchmarks": [dict(table.config) for table in tables],
+        **{"perturbations": [], "gates": [], "published": [], "metrics": []},
+        "controls": {"noise_floor": None},
+        **{"store": ".stabfw/store", "runs": "runs"},
+    }
+    write_atomic(directory / SPEC, to_yaml(parse_spec(again, registry)).encode())
+    groups = [group for _, picked in chosen for group, _ in picked.values()]
+    return {group: groups.count(group) for group in sets.GROUPS}
+
+
+def _require_pictures_may_leave(spec: ExperimentSpec, dataset: Dataset) -> None:
+    if dataset.benchmark.private:
+        raise RunError(
+            f"the pictures of '{dataset.name}' are private, so they are not exported; say "
+            "`private: false` in the benchmark if they may leave"
+        )
+    if spec.tracking.images != "full":
+        raise RunError(
+            f"`tracking: {{images: {spec.tracking.images}}}` keeps pictures in place, so those of "
+            f"'{dataset.name}' are not exported; if they may leave, say so with --set "
+            "tracking.images=full"
+        )
 
 
 def _require_store(spec: ExperimentSpec) -> None:

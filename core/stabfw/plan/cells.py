@@ -276,6 +276,11 @@ class _Planner:
         benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         self.notices.append(benchmark.notice)
         dataset = self._open(label(config), config.type, benchmark)
+        if not benchmark.representative:
+            self.notices.append(
+                f"{dataset.name}: a regression test, never an estimate: its questions were chosen "
+                "by how they were answered"
+            )
         if benchmark.private and self.spec.tracking.images != "none":
             self.notices.append(
                 f"{dataset.name}: its pictures are private and left out of reports and tracking; "

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stabfw.components import EXTRACTOR_VERSION, Benchmark, Instance, Outline
+from stabfw.components import EXTRACTOR_VERSION, AnswerKind, Benchmark, Instance, Outline
 from stabfw.components.base import Component
 from stabfw.errors import DataError, SpecError
 from stabfw.store import Store, digest
@@ -83,6 +83,11 @@ class Dataset:
     def unreadable(self) -> int:
         """Number of its instances whose pictures cannot be read."""
         return sum(1 for row in self.rows if row.images and not row.pixels)
+
+    @property
+    def free(self) -> int:
+        """Number of its questions that are answered freely."""
+        return sum(row.kind == AnswerKind.FREE for row in self.rows)
 
     @cached_property
     def inputs(self) -> str:

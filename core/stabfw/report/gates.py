@@ -33,7 +33,8 @@ EXITS = {
     Verdict.NOT_MEASURABLE: Exit.NOT_MEASURABLE,
 }
 _FILES = (VERDICT, JUNIT, SUMMARY)
-_WORDS = {
+#: How verdicts read.
+WORDS = {
     Verdict.PASS: "pass",
     Verdict.FAIL: "fail",
     Verdict.INCONCLUSIVE: "inconclusive",
@@ -109,12 +110,12 @@ def row(gate: GateResult, cell: Judged) -> tuple[str, ...]:
     """Say a verdict in cells of a table, see `HEAD`."""
     found, complete, floor = cell.estimate, cell.complete, cell.floor
     if found is None or complete is None:
-        return cell.condition.label, _WORDS[cell.verdict], *(NOTHING,) * 5
+        return cell.condition.label, WORDS[cell.verdict], *(NOTHING,) * 5
     noise = None if floor is None else floor.low if gate.at_least else floor.high
     missing = f"{cell.missing:,} ({_percent(complete.value)} without)" if cell.missing else "0"
     return (
         cell.condition.label,
-        _WORDS[cell.verdict],
+        WORDS[cell.verdict],
         _percent(found.value),
         f"[{_bare(found.low)}, {_bare(found.high)}]",
         _percent(noise),
@@ -239,7 +240,7 @@ def summary(results: Results) -> str:
     """Return the verdicts as Markdown, short enough for a comment; the worst cells come first."""
     assert results.verdict is not None
     lines = [
-        f"## {_cell(results.name)}: {_WORDS[results.verdict]}",
+        f"## {_cell(results.name)}: {WORDS[results.verdict]}",
         "",
         f"{_MEANS[results.verdict]} {results.estimand.capitalize()} comparison.",
     ]
@@ -248,7 +249,7 @@ def summary(results: Results) -> str:
     lines += ["", "| gate | verdict | cells | passed |", "|---|---|---|---|"]
     for gate in results.gates:
         passed = sum(cell.verdict is Verdict.PASS for cell in gate.cells)
-        words = (title(gate), _WORDS[gate.verdict], str(len(gate.cells)), str(passed))
+        words = (title(gate), WORDS[gate.verdict], str(len(gate.cells)), str(passed))
         lines.append(_line(words))
     lines += [f"\n> {_cell(notice)}" for notice in results.notices]
     left = 0
