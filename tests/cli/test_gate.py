@@ -142,6 +142,10 @@ def test_other_gates_are_judged_without_the_model(
     told = stabfw("gate", spec, "--markdown", code=Exit.INCONCLUSIVE)
     assert told == Path("runs/mine/summary.md").read_text()
     assert load_results(Path("runs/mine/results.json")).verdict == "inconclusive"
+    # What was lost of the directory is made anew.
+    Path("runs/mine/verdict.json").unlink()
+    stabfw("gate", spec, code=Exit.INCONCLUSIVE)
+    assert verdict_file() == found
     none = stabfw("gate", "runs/mine", "--set", "gates=[]", code=Exit.USAGE)
     assert "there are no gates in the spec of 'mine'" in none
     stabfw("run", spec, "-q", "--set", "gates=[]")
@@ -197,6 +201,9 @@ def test_missing_answers_count_as_lost(
     assert cell["missing"] == 30
     assert cell["estimate"]["value"] == pytest.approx(30 / 400)
     assert cell["complete"]["value"] == 0
+    broken = ("--set", "benchmarks.0.broken=30")
+    for form in ((), ("--json",), ("--markdown",)):
+        stabfw("gate", spec, *broken, *form, code=Exit.INCOMPLETE)
 
 
 def test_an_unsupported_stack_cannot_pass(

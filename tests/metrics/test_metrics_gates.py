@@ -271,6 +271,18 @@ def test_a_crash_cannot_help_to_pass():
         )
 
 
+@pytest.mark.parametrize("metric", [*EXCESSES])
+def test_what_the_baseline_did_not_answer_has_no_floor_and_counts_as_lost(metric):
+    n, right = 400, np.ones(400, dtype=bool)
+    failed = ["error" if i < 40 else "ok" for i in range(n)]
+    base = table(right, status=failed)
+    pairs, floor = pair(base, table(right)), [pair(base, table(right))] * 2
+    worst = gate_estimate(metric, pairs, floor)
+    assert (worst.value, worst.n) == (pytest.approx(0.1), 400)
+    complete = gate_estimate(metric, pairs, floor, worst_case=False)
+    assert (complete.value, complete.n) == (0, 360)
+
+
 def test_noise_that_breaks_the_limit_makes_it_not_measurable():
     noisy = [losing(1000, 30)]
     for lost in (0, 30, 400):
@@ -291,8 +303,9 @@ def test_a_silent_floor_is_not_blamed_for_too_few_questions():
     assert verdict(losing(150, 60), 0.01, repeats=silent) is Verdict.FAIL
 
 
-def test_repeats_of_a_floor_are_no_new_questions():
-    one, ten = ([losing(300, 6)] * times for times in (1, 10))
+@pytest.mark.parametrize("lost", [0, 6])
+def test_repeats_of_a_floor_are_no_new_questions(lost):
+    one, ten = ([losing(300, lost)] * times for times in (1, 10))
     floors = [floor_estimate("correct_loss_rate", repeats) for repeats in (one, ten)]
     assert floors[0].high == pytest.approx(floors[1].high, rel=0.01)
 

@@ -31,11 +31,10 @@ def command(run: Path, overrides: tuple[str, ...], as_json: bool, markdown: bool
     """
     from stabfw.experiment import gate
     from stabfw.registry import Registry
-    from stabfw.report.gates import exit_code
     from stabfw.report.layout import SUMMARY, VERDICT
 
     from .rescore import spec_of
-    from .run import conclude
+    from .run import conclude, verdict_code
 
     registry = Registry()
     done = gate(spec_of(run, registry, overrides), registry=registry)
@@ -43,4 +42,4 @@ def command(run: Path, overrides: tuple[str, ...], as_json: bool, markdown: bool
         return conclude(done)
     name = VERDICT if as_json else SUMMARY
     click.echo((done.directory / name).read_text(encoding="utf-8"), nl=False)
-    return exit_code(done.results)
+    return verdict_code(done)

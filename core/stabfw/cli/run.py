@@ -59,11 +59,8 @@ def conclude(done: Run) -> Exit:
     """Print results, verdicts and where everything is, and return the exit code.
 
     Raises:
-        IncompleteError: Some cells failed, or some instances could not be asked. That goes before
-            any verdict, which would be about the rest.
+        IncompleteError: As `verdict_code`.
     """
-    from stabfw.report.gates import exit_code
-
     from .tables import print_gates, print_results, terminal
 
     console = terminal()
@@ -73,6 +70,18 @@ def conclude(done: Run) -> Exit:
     click.echo(f"changes  stabfw show {done.directory}")
     for text, address in _links(done.directory):
         click.echo(f"{text}: {address}")
+    return verdict_code(done)
+
+
+def verdict_code(done: Run) -> Exit:
+    """Return the exit code of the verdict.
+
+    Raises:
+        IncompleteError: Some cells failed, or some instances could not be asked. That goes before
+            any verdict, which would be about the rest.
+    """
+    from stabfw.report.gates import exit_code
+
     if failed := [f for f in done.results.failures if f.status == "failed"]:
         raise IncompleteError(
             f"{len(failed)} cells failed, so the results are partial; mend the cause and give the "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +20,9 @@ from stabfw.report.layout import JUNIT, SUMMARY, VERDICT
 from stabfw.report.results import GateResult, Judged, Results
 from stabfw.report.serialise import encode
 from stabfw.report.wording import NOTHING, number
-from stabfw.spec import Gate
+
+if TYPE_CHECKING:
+    from stabfw.spec import Gate
 
 #: Of the form of `verdict.json`.
 FORM = 1
