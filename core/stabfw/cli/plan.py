@@ -209,13 +209,16 @@ def _print_forecast(console: Console, gate: Gate, told: Forecast) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    pictures = "not known which" if told.images is None else f"{told.images:,}"
+    pictures = "not known" if told.images is None else f"{told.images:,}"
+    effect = f"design effect {told.design_effect:.2f}"
+    if told.images is None:
+        effect = "without the data all are taken for independent, which is too hopeful"
     accuracy = f"; {told.accuracy:.1%} right, {_SOURCES[told.source]}" if told.source else ""
     valid = f"; {told.valid:.1%} answered" if told.valid < 1 else ""
     lines = [
         f"{told.questions:,} questions, independent pictures: {pictures}{accuracy}{valid}",
         f"{told.at_risk:,} answers can be lost, worth {told.effective:,.0f} independent ones "
-        f"(design effect {told.design_effect:.2f})",
+        f"({effect})",
     ]
     if told.too_few:
         lines.append("[yellow]too few pictures: it must stay inconclusive[/]")
