@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # uv does not read pip's own variable.
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test check check-all lint perf train clean help
+.PHONY: demo test check check-all lint perf simulate train clean help
 
 help:  ## Say what there is.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ lint: $(READY)  ## Style, types and import layers only.
 
 perf: $(READY)  ## Measure the framework's own cost as ratios.
 	$(BIN)/python -m perf
+
+simulate: $(READY)  ## Hold gates and intervals against drawn data whose truth is known (minutes).
+	$(BIN)/python -m simulations
 
 train: $(READY)  ## Train an embedded model anew: MODEL=tiny-llava (half an hour or more).
 	$(BIN)/python -m stabfw_models.tiny.training --model $(MODEL) --seed 0 --out training/$(MODEL)

@@ -148,23 +148,50 @@ def finished_run(directory: Path) -> None:
 def million_pairs() -> None:
     """CPU time and memory of all metrics with intervals: 200,000 images, five questions each."""
     import numpy as np
-    from stabfw.metrics import Outcomes, pair, stability_metrics
+    from stabfw import metrics
 
     n, rng = 1_000_000, np.random.default_rng(0)
     ids, cluster = np.arange(n), np.arange(n) // 5
+    slices = {"kind": np.array(list("abcdefghij"))[ids % 10]}
 
-    def table(answers: Any) -> Any:
-        return Outcomes.from_columns(ids, answer=answers, correct=answers == 0, cluster=cluster)
+    def table(logits: Any) -> Any:
+        answers, ordered = logits.argmax(axis=1), np.sort(logits, axis=1)
+        return metrics.Outcomes.from_columns(
+            ids,
+            answer=answers,
+            correct=answers == 0,
+            cluster=cluster,
+            margin=ordered[:, -1] - ordered[:, -2],
+            slices=slices,
+        )
 
-    answers = rng.integers(0, 4, n)
-    other = np.where(rng.random(n) < 0.05, rng.integers(0, 4, n), answers)
-    pairs = pair(table(answers), table(other))
-    begin = time.process_time()
-    stability_metrics(pairs)
-    seconds = time.process_time() - begin
+    before = rng.normal(0, 2, (n, 4))
+    after = before + rng.normal(0, 0.2, (n, 4))
+    pairs = metrics.pair(table(before), table(after))
+    spent: dict[str, float] = {}
+
+    def measure(name: str, compute: Any) -> None:
+        begin = time.process_time()
+        compute()
+        spent[name] = time.process_time() - begin
+
+    sure = [np.exp(side).max(axis=1) / np.exp(side).sum(axis=1) for side in (before, after)]
+    right = pairs.base.correct, pairs.variant.correct
+    measure("stability", lambda: metrics.stability_metrics(pairs))
+    measure("option drift", lambda: metrics.option_drift(before, after, cluster))
+    measure("confidence", lambda: metrics.confidence_metrics(*sure, *right, cluster))
+    measure("excess", lambda: metrics.excess_metrics(pairs, [pairs]))
+    measure("self-consistency", lambda: metrics.self_consistency(pairs))
+    measure("accuracy_did", lambda: metrics.accuracy_did(pairs, pairs))
+    measure("corruption", lambda: metrics.corruption_errors(pairs, {"same": [pairs]}))
+    measure("worst slice", lambda: metrics.worst_slice(pairs))
+    measure("contrasts", lambda: metrics.slice_contrasts(pairs, "divergence_ratio"))
+    measure("accuracy p", lambda: metrics.accuracy_change_p(pairs))
+    seconds = sum(spent.values())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("metrics with intervals over 1 M pairs")
     print(f"  CPU s            {seconds:5.2f}   {_verdict(seconds, METRICS_S, 's')}")
+    print(f"    {', '.join(f'{name} {part:.2f}' for name, part in spent.items())}")
     print(f"  peak GB          {memory:5.2f}   {_verdict(memory, METRICS_GB, 'GB')}")
 
 

@@ -8,13 +8,21 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabfw.components import Kind
-from stabfw.errors import DataError, IncompleteError, RunError, SpecError, UnsupportedError, blaming
+from stabfw.errors import (
+    DataError,
+    IncompleteError,
+    RunError,
+    SpecError,
+    StabfwError,
+    UnsupportedError,
+    blaming,
+)
 from stabfw.execute.messages import WORKER
 from stabfw.plan import (
     Cell,
@@ -72,11 +80,13 @@ class Run:
         results: The numbers.
         directory: Pages and tables.
         computed: How many cells had to be computed; 0 if all were in the store.
+        unjudged: Why the judge could not be asked everything; empty if it was.
     """
 
     results: Results
     directory: Path
     computed: int
+    unjudged: str = ""
 
 
 def run(
@@ -128,8 +138,8 @@ def run(
             )
         )
         runner = _Runner(spec, plan, store, observers) if todo else None
-        results = _conclude(spec, registry, plan, store, runner, directory, observers)
-    return Run(results, directory, computed=len(todo))
+        results, unjudged = _conclude(spec, registry, plan, store, runner, directory, observers)
+    return Run(results, directory, computed=len(todo), unjudged=unjudged)
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,8 @@ def rescore(
 ) -> Rescored:
     """Read and score the answers of a finished experiment anew; no model is loaded.
 
-    `run` does the same without telling what changed. Answers that are errors stay so.
+    `run` does the same without telling what changed. Answers that are errors stay so. A judge is
+    asked only what it was never asked.
 
     Args:
         spec: The experiment.
@@ -185,8 +196,8 @@ def rescore(
         if not keep:
             return Rescored(cells, None)
         observers = _observers(spec, registry, observers)
-        results = _conclude(spec, registry, plan, store, None, directory, observers)
-    return Rescored(cells, Run(results, directory, computed=0))
+        results, unjudged = _conclude(spec, registry, plan, store, None, directory, observers)
+    return Rescored(cells, Run(results, directory, computed=0, unjudged=unjudged))
 
 
 def gate(
@@ -195,7 +206,7 @@ def gate(
     registry: Registry | None = None,
     observers: Observers | None = None,
 ) -> Run:
-    """Judge a finished experiment by the gates of its spec; no model is loaded.
+    """Judge a finished experiment by the gates of its spec; no model under test is loaded.
 
     Results, pages and MLflow are brought up to date, as gates may have changed since the run.
 
@@ -226,8 +237,8 @@ def gate(
         refuse_gates(spec, plan)
         _require_finished(spec, plan, store)
         observers = _observers(spec, registry, observers)
-        results = _conclude(spec, registry, plan, store, None, directory, observers)
-    return Run(results, directory, computed=0)
+        results, unjudged = _conclude(spec, registry, plan, store, None, directory, observers)
+    return Run(results, directory, computed=0, unjudged=unjudged)
 
 
 def canary(
@@ -291,7 +302,7 @@ def canary(
         **spec.dump(),
         "name": f"{spec.name}-canary",
         "benchmarks": [dict(table.config) for table in tables],
-        **{"perturbations": [], "gates": [], "published": [], "metrics": []},
+        **{"perturbations": [], "gates": [], "published": [], "metrics": [], "judge": None},
         "controls": {"noise_floor": None},
         **{"store": ".stabfw/store", "runs": "runs"},
     }
@@ -351,23 +362,28 @@ def _conclude(
     runner: _Runner | None,
     directory: Path,
     observers: Observers,
-) -> Results:
-    """Compute what is left, if there is a runner, and bring the results up to date."""
+) -> tuple[Results, str]:
+    """Compute what is left, if there is a runner, and bring the results up to date.
+
+    Returns:
+        The results, and why the judge could not be asked everything; empty if it was.
+    """
     manifest = _manifest(spec, plan, registry)
     if not runner and (known := _unchanged(directory, manifest)) is not None:
         if not (directory / PUBLISHED).exists():
             observers.notify(events.RunEnd(known, directory, spec))
-        return known
+        return known, ""
     observers.notify(events.RunStart(spec.name, directory))
     failures = runner.run() if runner else []
     # Until the results are whole, nothing may vouch for them.
     (directory / MANIFEST).unlink(missing_ok=True)
+    plan, unjudged = _ask_judge(plan, store, observers)
     results = _report(spec, registry, plan, store, failures, directory)
-    if not failures:
+    if not failures and not unjudged:
         (directory / MANIFEST).write_text(manifest)
     observers.notify(events.MetricsReady(results))
     observers.notify(events.RunEnd(results, directory, spec))
-    return results
+    return results, unjudged
 
 
 @dataclass(frozen=True)
@@ -664,6 +680,35 @@ def _fit(fits: Sequence[Fit], spec: ExperimentSpec, store: Store, observers: Obs
         observers.notify(events.FitEnd(fit.label, artefact, seconds, curve, spec))
 
 
+def _ask_judge(plan: Plan, store: Store, observers: Observers) -> tuple[Plan, str]:
+    """Ask the judge what it was not asked yet.
+
+    Nothing that was computed is lost where that fails: the plan then has a notice that says why,
+    which is returned too.
+    """
+    judge = plan.judge
+    if judge is None:
+        return plan, ""
+    from stabfw.judge import ask
+    from stabfw.report.judged import cases_of
+    from stabfw.report.measure import load_outcomes
+
+    def progress(done: int, total: int) -> None:
+        observers.notify(events.JudgeProgress(judge.name, done, total))
+
+    cases = list(cases_of(plan, load_outcomes(plan, store, judged=False)))
+    try:
+        with blaming(judge.name, "generate()"):
+            ask(judge, cases, store, progress)
+    except StabfwError as error:
+        reason = (
+            f"the judge {judge.name} was not asked everything, so what it did not decide enters no "
+            f"rate: {error}"
+        )
+        return replace(plan, notices=(*plan.notices, reason)), reason
+    return plan, ""
+
+
 def _done(store: Store, cell: Cell) -> bool:
     row = store.cell(cell.key)
     return row is not None and row.status == "done"
@@ -694,10 +739,19 @@ def _manifest(spec: ExperimentSpec, plan: Plan, registry: Registry) -> str:
         "metrics": [
             component_fields(c.type, components(registry, Kind.METRIC, c)) for c in spec.metrics
         ],
+        "judge": _judge_fields(plan),
         "notices": plan.notices,
         "unsupported": [[item.condition.label, item.reason] for item in plan.unsupported],
     }
     return json.dumps({"digest": digest(content), **content}, indent=1)
+
+
+def _judge_fields(plan: Plan) -> object:
+    if plan.judge is None:
+        return None
+    from stabfw.judge import VERSION
+
+    return [plan.judge.fields, VERSION]
 
 
 def _unchanged(directory: Path, manifest: str) -> Results | None:

@@ -29,7 +29,14 @@ from stabfw_accelerators.lvpruning import LVPruning, LVPruningConfig, Training
 from stabfw_accelerators.lvpruning.artefacts import about, dump, load
 from stabfw_accelerators.lvpruning.decision import Block, Decision
 from stabfw_accelerators.lvpruning.training import _forward, _frozen, _Gates, _step
-from stabfw_models.tiny import TinyConfig, TinyLlava
+from stabfw_models.tiny import (
+    Tiny,
+    TinyConfig,
+    TinyLlava,
+    TinyLlavaNext,
+    TinyQwen2Vl,
+    TinyQwen25Vl,
+)
 
 Ask = Callable[..., list[Prediction]]
 LAYERS = (1, 2, 3)
@@ -186,7 +193,7 @@ class TestTraining:
         assert late[0] < 0.5 * early[0]
         for name, target in (("kept_1", 0.5), ("kept_2", 0.3), ("kept_3", 0.1)):
             found = sum(curve[n][name] for n in range(41, 49)) / 8
-            assert found == pytest.approx(target, abs=0.12)
+            assert found == pytest.approx(target, abs=min(0.12, target / 2))
         known = about(artefact.data, "")
         assert (known["layers"], known["heads"], known["family"]) == ([1, 2, 3], 8, "llava")
         assert known["training"]["epochs"] == 12
@@ -216,7 +223,7 @@ class TestTraining:
     def test_small_parts_of_a_batch_add_up(
         self, tiny: Any, data: FitData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without noise, whether a batch goes through the model at once does not matter."""
+        """Without noise, whether alike parts go through the model at once does not matter."""
 
         def certain(logits: torch.Tensor, tau: float, hard: bool) -> torch.Tensor:
             soft = (logits / tau).softmax(-1)
@@ -230,10 +237,21 @@ class TestTraining:
             optimizer = torch.optim.SGD(weights, lr=0.0)
             training = QUICK.model_copy(update={"micro_batch_size": size})
             with _frozen(tiny.module):
-                _step(tiny, data.examples[:4], modules, training, optimizer)
+                _step(tiny, 2 * data.examples[:2], modules, training, optimizer)
             gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
         assert gradients[0].norm() == pytest.approx(1, abs=1e-3), "they are clipped"
         assert torch.allclose(*gradients, atol=1e-4)
+
+    def test_shares_are_asked_for_over_all_pictures_of_a_part(
+        self, tiny: Any, data: FitData
+    ) -> None:
+        """The mean is what has to be right, not each picture's share."""
+        modules = decisions(seed=4)
+        optimizer = torch.optim.SGD([p for m in modules.values() for p in m.parameters()], lr=0.0)
+        with _frozen(tiny.module):
+            told = _step(tiny, data.examples[:4], modules, QUICK, optimizer)
+        missed = [told[f"kept_{n}"] - ratio for n, ratio in enumerate(QUICK.keep_ratios, 1)]
+        assert told["loss_ratio"] == pytest.approx(sum(m**2 for m in missed) / 3, abs=1e-7)
 
     def test_data_without_answers_is_refused(self, tiny: Any, data: FitData) -> None:
         blank = FitData(tuple(Example(e.prompt) for e in data.examples))
@@ -242,6 +260,23 @@ class TestTraining:
 
 
 class TestAtHand:
+    @pytest.mark.parametrize("kind", [TinyLlava, TinyLlavaNext, TinyQwen2Vl, TinyQwen25Vl])
+    def test_modules_left_to_themselves_keep_the_shares_they_were_asked_for(
+        self, kind: type[Tiny], prompts: tuple[Prompt, ...]
+    ) -> None:
+        """About, since six pictures stray from the mean; none has learned to drop everything."""
+        made = kind(TinyConfig(device="cpu", threads=1))
+        with made.open(made.request()) as model:
+            shipped = LVPruning(LVPruningConfig()).at_hand(model.info)
+            assert shipped is not None
+            modules = load(shipped.data, model, LAYERS)
+            asked = [Example(prompt, "yes") for prompt in prompts]
+            with _frozen(model.module), torch.no_grad():
+                torch.manual_seed(0)
+                _, shares = _forward(model, asked, modules, temperature=1.0)
+        found = [float(share.mean()) for share in shares]
+        assert found == pytest.approx([0.5, 0.3, 0.1], rel=0.5)
+
     def test_modules_come_with_the_tiny_models_unless_others_are_wanted(self, tiny: Any) -> None:
         def found(**config: Any) -> Artefact | None:
             return LVPruning(LVPruningConfig(**config)).at_hand(tiny.info)

@@ -324,6 +324,33 @@ def pmc_vqa(folder: Path) -> None:
         packed.writestr("images/PMC8253797_Fig4_11.jpg", picture(0)["bytes"])
 
 
+def mmvet(folder: Path) -> None:
+    row = {
+        "question_id": "v1_0",
+        "image": picture(0),
+        "question": "What is x in the equation?",
+        "answer": "-1<AND>-5",
+        "image_source": "v1_0.png",
+        "capability": "ocr,math",
+    }
+    other = {"question_id": "v1_1", "question": "Who is it?", "answer": "Ada", "capability": "rec"}
+    save(folder, [row, row | other], "test")
+
+
+def llava_bench(folder: Path) -> None:
+    row = {
+        "question_id": 0,
+        "question": "What is the name of this famous sight?",
+        "image": picture(0),
+        "image_id": "001",
+        "caption": "An aerial view of Diamond Head.",
+        "gpt_answer": "It is Diamond Head.",
+        "category": "conv",
+    }
+    other = {"question": "Describe it.", "gpt_answer": "A crater.", "category": "detail"}
+    save(folder, [row, row | other], "train")
+
+
 #: What each benchmark asks and what counts as right: prompts, then texts of full marks.
 CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "pope": (
@@ -406,6 +433,20 @@ CASES: Mapping[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
             "Please write out the expression of the formula in the image.",
         ],
         ["It says\n'centre'.", "$A=\\frac{1}{2}$"],
+    ),
+    "mmvet": (
+        mmvet,
+        [
+            "First please perform reasoning, and think step by step to provide best answer to the "
+            f"following question: \n\n{question}"
+            for question in ("What is x in the equation?", "Who is it?")
+        ],
+        ["-1<AND>-5", "ada."],
+    ),
+    "llava-bench": (
+        llava_bench,
+        ["What is the name of this famous sight?", "Describe it."],
+        ["It is Diamond Head", "A crater."],
     ),
     "vqa-rad": (
         vqa_rad,
@@ -599,6 +640,36 @@ class TestErrors:
             read(benchmark(registry, "slake", path=tmp_path))
         with pytest.raises(DataError, match=r"test_clean\.csv: no such file"):
             read(benchmark(registry, "pmc-vqa", path=tmp_path))
+
+
+def test_a_judge_is_shown_what_it_has_to_know(registry: Registry, tmp_path: Path) -> None:
+    mmvet(tmp_path / "mmvet")
+    made = benchmark(registry, "mmvet", path=tmp_path / "mmvet")
+    first, _ = read(made)
+    assert made.judged is not None
+    (text,) = made.judged.questions(first, "x = $gold")
+    assert "Question: What is x in the equation?\nCorrect answer: -1 <AND> -5\n" in text
+    assert "Answer: x = $gold\n\nEnd" in text
+    assert "step by step" not in text
+    verdict = made.judged.read("0.5/1", 0)
+    assert verdict is not None
+    assert made.judged.score([verdict]) == 0.5
+    assert first.slices == {"capability": "math+ocr"}
+
+    llava_bench(tmp_path / "llava")
+    made = benchmark(registry, "llava-bench", path=tmp_path / "llava")
+    first, _ = read(made)
+    assert made.judged is not None
+    texts = made.judged.questions(first, "A hill.")
+    gold, said = "It is Diamond Head.", "A hill."
+    for text, (one, two) in zip(texts, ((gold, said), (said, gold)), strict=True):
+        assert "Description:\nAn aerial view of Diamond Head.\n" in text
+        assert f"Answer 1:\n{one}\n" in text
+        assert f"Answer 2:\n{two}\n" in text
+    # Two points more for whatever stands first cancel out.
+    verdicts = [made.judged.read("10 4", 0), made.judged.read("6 8", 1)]
+    assert verdicts == [(4, 10), (6, 8)]
+    assert made.judged.score([v for v in verdicts if v is not None]) == 10 / 18
 
 
 def test_half_agreement_counts_as_correct(registry: Registry) -> None:

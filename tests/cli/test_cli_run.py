@@ -76,6 +76,10 @@ def test_changed_answers_are_listed(spec: str, stabfw: Callable[..., str]) -> No
     assert f"{len(changes)} changed, 3 shown" in " ".join(shown.split())
     lost = stabfw("show", "runs/mine", "--kind", "negative", "--json").splitlines()
     assert len(lost) == sum(change["kind"] == "negative" for change in changes)
+    numbers = stabfw("show", "runs/mine", "--metrics")
+    for name in ("divergence_ratio", "near_tie_flip_share", "accuracy_delta_p_holm"):
+        assert name in numbers
+    assert "what is" not in numbers
     wrong = stabfw("show", "runs/mine", "--stack", "hlaf", code=Exit.USAGE)
     assert "no such comparison; stacks: half" in wrong
     assert "no results here" in stabfw("show", "runs/other", code=Exit.USAGE)

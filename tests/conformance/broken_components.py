@@ -39,16 +39,17 @@ from stabfw.components import (
     Prediction,
     Score,
     Slot,
+    Verdict,
     extract_choice,
 )
 from stabfw.components.anatomy import BlockCall, Vision
 from stabfw.components.reduction import Context, Reduction
-from stabfw.components.reduction_session import cache_of
 from stabfw.errors import DataError
 from toys import (
     OFFERS,
     Cards,
     Dim,
+    Fair,
     Halve,
     LoadedToy,
     Lossless,
@@ -443,6 +444,8 @@ class Cachebound(Halve):
     """Raises states where nothing is cached."""
 
     def attach(self, model: LoadedModel, artefact: Artefact | None, patch: Any) -> None:
+        from stabfw.components.reduction_session import cache_of
+
         super().attach(model, artefact, patch)
 
         def raised(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
@@ -851,6 +854,53 @@ class Overlapping(Cards):
 
     def made(self, split: str) -> Iterator[Instance]:
         yield from super().made("test")
+
+
+class Hiding(Fair):
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        return (f"{instance.question}\nsaid: {answer}\nIs it right?",)
+
+
+class Presuming(Fair):
+    def read(self, reply: str, order: int) -> Verdict | None:
+        return super().read(reply, order) or (0.0,)
+
+
+class OneSided(Fair):
+    orders = 2
+
+
+class Wavering(Fair):
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        return (f"{next(_COUNTER)} {super().questions(instance, answer)[0]}",)
+
+
+@fails("check_judge_is_told_and_read")
+class HiddenGold(Cards):
+    """Has a judge that does not know what is right."""
+
+    judged = Hiding()
+
+
+@fails("check_judge_is_told_and_read")
+class GuessedVerdict(Cards):
+    """Takes whatever a judge says for no."""
+
+    judged = Presuming()
+
+
+@fails("check_judge_is_told_and_read")
+class OneOrder(Cards):
+    """Says that it asks in both orders, and asks in one."""
+
+    judged = OneSided()
+
+
+@fails("check_judge_is_told_and_read")
+class AnotherQuestion(Cards):
+    """Never asks a judge the same again."""
+
+    judged = Wavering()
 
 
 @fails("check_fingerprint")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from broken_components import CASES, REGISTRY, Case
 from stabfw.components import Kind, Model
+from stabfw.errors import PluginError
 from stabfw.testing import Status, checks_for, parametrize_with_checks, run_checks
 from stabfw_models.tiny import TinyConfig
 from toys import HEALTHY, Halve, Round, Sighted, ToyModel, ToyModelConfig
@@ -30,7 +31,10 @@ SIGHTED = Sighted(TinyConfig(device="cpu", threads=1))
 
 def tried_on(kind: Kind, name: str) -> Model[Any]:
     """What drops tokens, or goes below them, needs more than the toy."""
-    cls = REGISTRY.load(kind, name)
+    try:
+        cls = REGISTRY.load(kind, name)
+    except PluginError:
+        return MODEL
     return SIGHTED if issubclass(cls, (Halve, Round)) else MODEL
 
 
@@ -107,7 +111,7 @@ def test_an_expected_failure_is_told_with_its_reason() -> None:
     )
     result = next(item for item in found if item.name == "check_is_active")
     assert (result.status, result.message) == (Status.EXPECTED, reason)
-    assert all(item.status.good for item in found)
+    assert [item for item in found if not item.status.good] == []
 
 
 def test_an_expected_failure_that_passes_is_no_success() -> None:

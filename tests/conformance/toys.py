@@ -40,8 +40,10 @@ from stabfw.components import (
     PerturbationConfig,
     Prediction,
     Prompt,
+    Rubric,
     Slot,
     TopToken,
+    Verdict,
 )
 from stabfw.components.reduction import Context, Reduction, reduce_visual_tokens
 from stabfw.registry import Registry, hookimpl
@@ -363,6 +365,26 @@ class Cards(Benchmark[CardsConfig]):
         return {"points": sum(one.score.value for one in graded)}
 
 
+class Fair(Rubric):
+    """Asks as it should, and reads a reply that is yes or no and nothing else."""
+
+    def questions(self, instance: Instance, answer: str) -> tuple[str, ...]:
+        golds = " / ".join(instance.references)
+        return (f"{instance.question}\nright: {golds}\nsaid: {answer}\nIs it right?",)
+
+    def read(self, reply: str, order: int) -> Verdict | None:
+        return {"yes": (1.0,), "no": (0.0,)}.get(reply)
+
+    def score(self, verdicts: Sequence[Verdict]) -> float:
+        return verdicts[0][0]
+
+
+class JudgedCards(Cards):
+    """The same cards, whose answers a judge scores."""
+
+    judged = Fair()
+
+
 class ZeroConfig(MetricConfig):
     """Config of the toy metric."""
 
@@ -390,6 +412,7 @@ HEALTHY: dict[tuple[Kind, str], type[Component[Any]]] = {
     (Kind.PERTURBATION, "shout"): Shout,
     (Kind.PERTURBATION, "dim"): Dim,
     (Kind.BENCHMARK, "cards"): Cards,
+    (Kind.BENCHMARK, "judged"): JudgedCards,
     (Kind.METRIC, "zero"): Zero,
 }
 OFFERS = {}

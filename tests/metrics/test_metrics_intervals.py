@@ -17,6 +17,7 @@ from stabfw.metrics import (
     newcombe_paired,
     paired_difference_interval,
     proportion_interval,
+    sandwich_error,
     wilson,
 )
 from statsmodels.stats.proportion import proportion_confint
@@ -173,6 +174,15 @@ def test_bounds_shrink_with_n(k, extra, times):
         assert large.high - large.low < small.high - small.low
 
 
+@given(st.integers(1, 400), st.sampled_from([0.90, 0.95]))
+def test_bounds_grow_with_every_hit_so_a_verdict_cannot_turn_back(n, confidence):
+    for method in (wilson, clopper_pearson):
+        highs = [method(k, n, confidence).high for k in range(min(n, 30) + 1)]
+        lows = [method(k, n, confidence).low for k in range(min(n, 30) + 1)]
+        assert highs == sorted(highs)
+        assert lows == sorted(lows)
+
+
 @given(st.integers(0, 2**16), st.integers(2, 4))
 @settings(max_examples=40)
 def test_clustered_bounds_shrink_with_more_clusters(seed, times):
@@ -233,3 +243,22 @@ def test_grouped_bootstrap_of_many_clusters_keeps_its_width():
     bounds = bootstrap_interval(totals, ratio, resamples=2000)
     error = totals[:, 0].std() / np.sqrt(20_000) / 2
     assert bounds.high - bounds.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clustered_error_equals_miller(seed):
+    """Equation 4 of "Adding error bars to evals": the variance of the mean plus all covariances."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 40, 200)
+    scores = rng.normal(size=200) + rng.normal(size=40)[groups]
+    residuals, n, m = scores - scores.mean(), 200, len(set(groups.tolist()))
+    variance = (residuals**2).sum() / n**2
+    for group in range(40):
+        (rows,) = np.nonzero(groups == group)
+        products = np.outer(residuals[rows], residuals[rows])
+        variance += (products.sum() - np.trace(products)) / n**2
+    error, clusters = sandwich_error(residuals / n, groups)
+    assert clusters == m
+    assert error == pytest.approx(np.sqrt(variance * m / (m - 1)))
+    bounds = mean_interval(scores, groups)
+    assert bounds.high - bounds.low == pytest.approx(2 * stats.t.ppf(0.975, m - 1) * error)

@@ -16,8 +16,7 @@ from stabfw.metrics import (
     by_slice,
     clopper_pearson,
     compression_specific_failure_rate,
-    excess_correct_loss,
-    excess_divergence,
+    excess_metrics,
     excess_per_instance,
     noise_floor,
     pair,
@@ -131,6 +130,39 @@ def test_near_ties_are_counted_among_known_margins():
     assert (metric.value, metric.n) == (pytest.approx(2 / 3), 3)
 
 
+def test_near_ties_and_flips_are_held_against_each_other():
+    base = run("AAAAAA", "AAAAAA", margin=[0.1, 0.1, 0.1, 2.0, 2.0, np.nan])
+    metrics = stability_metrics(pair(base, run("BBABAB", "AAAAAA")))
+    # Near ties: 0, 1, 2; changed with a known margin: 0, 1, 3.
+    share, divergence = metrics["near_tie_flip_share"], metrics["near_tie_divergence"]
+    assert (share.value, share.n) == (pytest.approx(2 / 3), 3)
+    assert (divergence.value, divergence.n) == (pytest.approx(2 / 3), 3)
+    few = run("AAAA", "AAAA", margin=[0.1, 0.1, 0.1, 2.0])
+    metrics = stability_metrics(pair(few, run("BAAB", "AAAA")))
+    assert metrics["near_tie_flip_share"].value == 0.5
+    assert metrics["near_tie_divergence"].value == pytest.approx(1 / 3)
+
+
+def test_every_outcome_has_its_own_excess():
+    gold = "AAAAAAAA"
+    base = run("AAAABBBB", gold)
+    # Lost: 0, 1; repaired: 4; churn: 5, 6; unreadable: 7.
+    status = ["ok"] * 7 + ["invalid"]
+    variant = run("BBAAACC?", gold, status=status, text=list("BBAAACC?"))
+    still = excess_metrics(pair(base, variant), [pair(base, base)])
+    assert {name: metric.value for name, metric in still.items()} == pytest.approx({
+        "excess_divergence": 6 / 8,
+        "excess_correct_loss": 2 / 4,
+        "excess_negative_flip": 2 / 8,
+        "excess_positive_flip": 1 / 8,
+        "excess_flips": 3 / 8,
+        "excess_wrong_churn": 3 / 8,
+        "excess_invalid": 1 / 8,
+    })  # fmt: skip
+    same = excess_metrics(pair(base, variant), [pair(base, variant)])
+    assert all(metric.value == 0 for metric in same.values())
+
+
 def test_missing_and_error_pairs_leave_the_rates_but_not_the_coverage():
     base = run("AAAA", "AAAA")
     variant = run("AABB", "AAAA", status=["ok", "ok", "ok", "error"])
@@ -194,10 +226,11 @@ def test_excess_is_paired_with_each_instances_own_noise():
     # changed: 1 0 0 1 0 1; floor mean: .5 0 0 0 .5 0
     excess = excess_per_instance(variant, floor)
     assert excess.value.tolist() == [0.5, 0, 0, 1.0, -0.5, 1.0]
-    metric = excess_divergence(variant, floor)
+    found = excess_metrics(variant, floor)
+    metric = found["excess_divergence"]
     assert (metric.value, metric.n) == (pytest.approx(2 / 6), 6)
     assert metric.low < metric.value < metric.high
-    loss = excess_correct_loss(variant, floor)
+    loss = found["excess_correct_loss"]
     assert (loss.value, loss.n) == (pytest.approx((0.5 + 0 + 0 + 1) / 4), 4)
 
 
@@ -212,12 +245,12 @@ def test_excess_uses_the_repeats_an_instance_has():
     with pytest.raises(ValueError, match="at least one repeat"):
         excess_per_instance(pair(base, base), [])
     with pytest.raises(ValueError, match="unknown outcome"):
-        excess_per_instance(pair(base, base), floor, outcome="flips")
+        excess_per_instance(pair(base, base), floor, outcome="luck")
 
 
 def test_no_excess_is_zero_but_not_known_exactly():
     base = run("A" * 50, "A" * 50)
-    metric = excess_divergence(pair(base, base), [pair(base, base)])
+    metric = excess_metrics(pair(base, base), [pair(base, base)])["excess_divergence"]
     assert metric.value == 0.0
     assert metric.high == pytest.approx(clopper_pearson(0, 50).high)
 

@@ -23,6 +23,7 @@ ALL = [
     events.Outcomes("k", "toy", count=6, seconds=0.5),
     events.CellEnd("k", "toy", seconds=0.5),
     events.CellFailed("k", "toy", reason="out of memory"),
+    events.JudgeProgress("toy", done=1, total=2),
     events.MetricsReady(results=object()),
     events.RunEnd(results=object(), directory=Path("runs/demo"), spec=object()),
 ]

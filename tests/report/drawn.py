@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from stabfw import metrics
+from stabfw.report.across import THRESHOLDS
 from stabfw.report.flips import flips_page
 from stabfw.report.forest import forest_page, forest_svg
 from stabfw.report.instances import AnswerGiven, InstanceRow, changes, instances_parquet
@@ -170,7 +171,7 @@ def draw(
             table = outcomes(side)
             pairs = metrics.pair(base_table, table)
             values = metrics.stability_metrics(pairs, resamples=50)
-            values["excess_divergence"] = metrics.excess_divergence(pairs, repeats)
+            values |= metrics.excess_metrics(pairs, repeats)
             causes = metrics.flip_causes(pairs)
             comparison = Comparison(
                 key=key(where),
@@ -180,6 +181,8 @@ def draw(
                 floor=floor,
                 counts=metrics.Counts.of(pairs),
                 slices={"question": metrics.by_slice(pairs, "question", min_n=5, resamples=50)},
+                floor_counts=sum((metrics.Counts.of(r) for r in repeats), metrics.Counts()),
+                worst=metrics.worst_slice(pairs, min_n=5),
                 causes=asdict(causes),
             )
             cells.append(cell(where, table))
@@ -215,6 +218,7 @@ def draw(
         comparisons=tuple(comparisons),
         failures=failures if failure else (),
         notices=(NOTICE,),
+        thresholds=THRESHOLDS,
     )
     return Drawn(results, rows)
 

@@ -8,7 +8,7 @@ from stabfw.report.flips import MOST_SHOWN, flips_page
 from stabfw.report.forest import forest_page, forest_svg
 from stabfw.report.instances import changes
 from stabfw.report.page import report_page, summary
-from stabfw.report.results import Change
+from stabfw.report.results import Change, Summary
 from stabfw.report.wording import interval, number, percent, points
 
 
@@ -134,6 +134,53 @@ def test_report_shows_every_number(drawn):
     assert "int8 needs a CUDA device" in page
     assert "matched comparison" in page
     assert NOTICE in page
+
+
+def test_every_number_is_in_the_details_and_null_is_a_dash(drawn):
+    page = report_page(drawn.results)
+    front, details = page.split("<h2>Every number</h2>")
+    c = drawn.results.comparisons[0]
+    assert f"<summary>{c.condition.label}</summary>" in details
+    for metric in c.metrics.values():
+        assert f'<th scope="row">{metric.name}</th>' in details
+        assert f'<td class="num">{number(metric.value, 4)}</td>' in details
+    assert '<th scope="row">n_ci</th>' in details
+    assert "at most 0.125 nats" in details
+    assert "near_tie_share" not in front
+    assert "nan" not in page.lower().replace("finance", "")
+
+
+def test_worst_slices_are_named_with_their_correction(drawn):
+    page = report_page(drawn.results)
+    for c in drawn.results.comparisons:
+        if c.condition.role == "stack":
+            worst = c.worst
+            assert f"<td>{worst.slice} {worst.level}</td>" in page
+            assert f"lost {percent(worst.rate.value)} {interval(worst.rate)}" in page
+    none = dataclasses.replace(drawn.results.comparisons[0], worst=None)
+    page = report_page(dataclasses.replace(drawn.results, comparisons=(none,)))
+    assert "Worst slice" not in page
+
+
+def test_slices_that_stand_out_are_marked(drawn, comparison):
+    def page(q):
+        values = dict(comparison.slices["question"]["colour"])
+        rate = values["divergence_ratio"]
+        values["divergence_ratio_q"] = dataclasses.replace(rate, name="q", value=q)
+        slices = {"question": {"colour": values}}
+        one = dataclasses.replace(comparison, slices=slices)
+        return report_page(dataclasses.replace(drawn.results, comparisons=(one,)))
+
+    assert "q 0.030" in page(0.03)
+    assert "q 0.300" not in page(0.3)
+
+
+def test_summaries_are_shown_with_their_members(drawn, comparison):
+    mean = dataclasses.replace(comparison.condition, benchmark="mean over benchmarks")
+    summary = Summary(mean, ("shapes", "pope"), {"mce": comparison.metrics["flips"]})
+    page = report_page(dataclasses.replace(drawn.results, summaries=(summary,)))
+    assert f"{mean.label} (shapes, pope)" in page
+    assert "Over benchmarks and perturbations" not in report_page(drawn.results)
 
 
 def test_causes_are_counted_and_the_parser_comes_first(comparison, drawn):

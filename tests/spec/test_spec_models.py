@@ -72,6 +72,7 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "batch_size": 8,
         "published": [],
         "gates": [],
+        "judge": None,
         "metrics": [],
         "execution": {"executor": "inline", "workers": 1},
         "store": ".stabfw/store",

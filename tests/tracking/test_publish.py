@@ -12,7 +12,7 @@ import pytest
 from stabfw.errors import RunError
 from stabfw.registry.events import FitEnd, RunEnd
 from stabfw.report.layout import PUBLISHED, slug
-from stabfw.report.results import Change
+from stabfw.report.results import Change, Summary
 from stabfw.spec.models import Tracking
 from stabfw.tracking import stabfw_run_end
 from stabfw.tracking.columns import cell_columns, comparison_columns
@@ -115,6 +115,22 @@ def test_a_changed_number_updates_its_run(drawn, run_directory, published, clien
     again = publish(changed, run_directory, published.uri, traces=0)
     assert (again.created, again.updated) == (0, 1)
     assert client.get_run(again.runs[slug(cells[0].condition)]).data.metrics["acc"] == 0.9999
+
+
+def test_means_and_corruption_errors_are_numbers_of_the_experiment(
+    drawn, run_directory, published, client
+):
+    at = dataclasses.replace(drawn.results.comparisons[0].condition, benchmark="mean of all")
+    known = drawn.results.comparisons[0].metrics["divergence_ratio"]
+    null = dataclasses.replace(known, name="mce", value=None, low=None, high=None)
+    summary = Summary(at, ("shapes", "pope"), {"divergence_ratio": known, "mce": null})
+    results = dataclasses.replace(drawn.results, summaries=(summary,))
+    again = publish(results, run_directory, published.uri, traces=0)
+    assert again.created == 0
+    metrics = client.get_run(again.parent).data.metrics
+    (name,) = (name for name in metrics if "mean of all" in name)
+    assert name == f"{at.stack}/{at.perturbation}/mean of all/{at.model}/div"
+    assert metrics[name] == pytest.approx(known.value, abs=5e-5)
 
 
 def test_runs_cut_short_are_completed_and_old_ones_set_aside(

@@ -75,6 +75,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
             highlight=False,
         )
         _print_hours(console, plan, left, gpu, loaded.batch_size)
+        _print_judge(console, plan)
         for fit in plan.fits:
             chosen = f" on {len(fit.instance_ids)} instances" if fit.instance_ids else ""
             console.print(escape(f"fit first: {fit.label}{chosen}"))
@@ -172,6 +173,22 @@ def _print_hours(
         f"roughly {sum(hours):,.0f} GPU hours on one {GPUS[gpu].name}{rest}. Not measured: typical "
         f"questions at {EFFICIENCY:.0%} of its peak, accelerated models taken for no faster, "
         "loading and calibration left out",
+        highlight=False,
+    )
+
+
+def _print_judge(console: Console, plan: Plan) -> None:
+    from rich.markup import escape
+
+    if plan.judge is None:
+        return
+    cells = {cell.key: cell for cell in plan.cells}
+    most = plan.judge.most_replies(plan.cells, [cells[key] for _, key in plan.compared])
+    console.print(
+        escape(
+            f"judge {plan.judge.name}: at most {most:,} replies, fewer where answers are equal; "
+            "those in the store are not asked for again"
+        ),
         highlight=False,
     )
 

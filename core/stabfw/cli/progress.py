@@ -35,6 +35,7 @@ class ProgressObserver:
         self._label = ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._judged: TaskID | None = None
 
     @hookimpl
     def stabfw_fit_start(self, event: Any) -> None:
@@ -126,6 +127,34 @@ class ProgressObserver:
         """Say what failed at once; the rest goes on."""
         why = escape(f"{event.label}: {event.reason}")
         self._console.print(f"[red]failed[/] {why}", highlight=False)
+
+    @hookimpl
+    def stabfw_judge_progress(self, event: Any) -> None:
+        """Say how far the judge is."""
+        if self._live:
+            if self._judged is None:
+                self.close()
+                self._bar = Progress(
+                    TextColumn("[bold]judging"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeRemainingColumn(),
+                    TextColumn("{task.description}", style="dim", markup=False),
+                    console=self._console,
+                    transient=True,
+                )
+                self._judged = self._bar.add_task(event.label, total=event.total)
+                self._bar.start()
+            if self._bar is not None:
+                self._bar.update(self._judged, completed=event.done, total=event.total)
+        elif self._judged is None or time.monotonic() - self._last > _LINE_EVERY_S:
+            self._judged = TaskID(0)
+            self._last = time.monotonic()
+            self._console.print(
+                f"judging  replies {event.done}/{event.total}  {escape(event.label)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def close(self) -> None:
         """Take the bar away."""

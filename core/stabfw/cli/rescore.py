@@ -53,6 +53,7 @@ def command(
 
     from rich.markup import escape
 
+    from stabfw.errors import IncompleteError
     from stabfw.experiment import rescore
     from stabfw.registry import Registry
 
@@ -88,6 +89,8 @@ def command(
         click.echo("Nothing was kept; give the same command without --dry-run.")
     else:
         click.echo(f"report   {done.run.directory / 'report.html'}")
+        if done.run.unjudged:
+            raise IncompleteError(f"{done.run.unjudged}; give the same command again later")
 
 
 def spec_of(run: Path, registry: Registry, overrides: Sequence[str] = ()) -> ExperimentSpec:

@@ -87,6 +87,10 @@ def verdict_code(done: Run) -> Exit:
             f"{len(failed)} cells failed, so the results are partial; mend the cause and give the "
             "same command again, only the failed cells are computed"
         )
+    if done.unjudged:
+        raise IncompleteError(
+            f"{done.unjudged}; give the same command again, the judge goes on where it stopped"
+        )
     if any(cell.unanswered for cell in done.results.cells):
         raise IncompleteError(
             "some instances could not be asked, as the notes say; mend the data and give the same "

@@ -30,6 +30,7 @@ _KINDS = ("negative", "positive", "wrong_churn", "right_churn")
     type=click.IntRange(0),
     help="Changes shown of each cell.",
 )
+@click.option("--metrics", "numbers", is_flag=True, help="Every number instead of the answers.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, all of them.")
 def command(
     run: Path,
@@ -37,6 +38,7 @@ def command(
     perturbation: str | None,
     kind: str | None,
     limit: int,
+    numbers: bool,
     as_json: bool,
 ) -> None:
     """List the answers that changed in RUN, a directory that `stabfw run` wrote.
@@ -44,6 +46,7 @@ def command(
     \b
     Examples:
       stabfw show runs/demo --stack fastv-50 --kind negative
+      stabfw show runs/demo --metrics
       stabfw show runs/demo --json > changes.jsonl
     """
     from rich.markup import escape
@@ -52,7 +55,7 @@ def command(
     from stabfw.report.layout import CHANGES, RESULTS, cell_directory
     from stabfw.report.serialise import load_results
 
-    from .tables import terminal
+    from .tables import metrics_table, terminal
 
     if not (run / RESULTS).is_file():
         raise RunError(
@@ -72,6 +75,18 @@ def command(
             f"{run}: no such comparison; stacks: {', '.join(stacks) or 'none'}; "
             f"perturbations: {', '.join(names) or 'none'}"
         )
+    if numbers:
+        summaries = [
+            s
+            for s in results.summaries
+            if stack in (None, s.condition.stack)
+            and perturbation in (None, s.condition.perturbation)
+        ]
+        tables = [(item.condition.label, item.metrics) for item in wanted]
+        tables += [(item.condition.label, item.metrics) for item in summaries]
+        for title, metrics in tables:
+            console.print(metrics_table(escape(title), metrics))
+        return
     for comparison in wanted:
         found = _changes(cell_directory(run, comparison.condition) / CHANGES)
         changes = [change for change in found if kind in (None, change["kind"])]

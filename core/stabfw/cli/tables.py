@@ -12,7 +12,7 @@ from stabfw.metrics.gates import Verdict
 from stabfw.metrics.stability import MetricValue
 from stabfw.report.gates import HEAD, row, title
 from stabfw.report.results import Comparison, GateResult, Metrics, Results, Role
-from stabfw.report.wording import NOTHING, interval, percent, points
+from stabfw.report.wording import JUDGED, NOTHING, interval, percent, points
 
 _COLOURS = {
     Verdict.PASS: "green",
@@ -75,6 +75,21 @@ def comparison_table(results: Results) -> Table:
     return table
 
 
+def judged_table(comparisons: Sequence[Comparison]) -> Table:
+    """What a judge says of free answers, by comparison."""
+    table = Table(
+        title="Free answers before a judge, in %", title_justify="left", header_style="bold"
+    )
+    table.add_column("comparison", overflow="fold")
+    for name in JUDGED.values():
+        table.add_column(name, justify="right")
+    for item in comparisons:
+        found = (item.metrics.get(name) for name in JUDGED)
+        shown = (_with_interval(m, percent(m.value if m else None)) for m in found)
+        table.add_row(escape(item.condition.label), *shown)
+    return table
+
+
 def metrics_table(title: str, metrics: Metrics) -> Table:
     """Every metric of one comparison with its interval."""
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -125,6 +140,8 @@ def print_results(console: Console, results: Results) -> None:
         console.print(f"[yellow]note[/] {escape(notice)}", highlight=False)
     if results.comparisons:
         console.print(comparison_table(results))
+    if judged := [c for c in results.comparisons if JUDGED.keys() & c.metrics.keys()]:
+        console.print(judged_table(judged))
     for cell in results.cells:
         if cell.condition.role is Role.BASELINE and not results.comparisons:
             bounds = interval(cell.accuracy)

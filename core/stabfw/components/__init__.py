@@ -33,6 +33,7 @@ from stabfw.components.extract import (
 )
 from stabfw.components.files import file_digest
 from stabfw.components.fitting import Example, FitData
+from stabfw.components.judging import Rubric, Verdict, read_ratings, read_score, read_yes_no
 from stabfw.components.metric import Metric, MetricConfig
 from stabfw.components.model import (
     Encoded,
@@ -84,10 +85,12 @@ __all__ = [
     "PerturbationConfig",
     "Prediction",
     "Prompt",
+    "Rubric",
     "SampledConfig",
     "Score",
     "Slot",
     "TopToken",
+    "Verdict",
     "extract_choice",
     "extract_number",
     "extract_text",
@@ -95,4 +98,7 @@ __all__ = [
     "file_digest",
     "final_answer",
     "normalised",
+    "read_ratings",
+    "read_score",
+    "read_yes_no",
 ]

@@ -23,6 +23,7 @@ from stabfw.components.data import (
     Score,
 )
 from stabfw.components.extract import extract_choice, extract_text, extract_yes_no
+from stabfw.components.judging import Rubric
 
 
 class BenchmarkConfig(ComponentConfig):
@@ -101,12 +102,15 @@ class Benchmark(Component[B]):
         same_pictures: Splits that hold other questions about the same pictures, and so are never
             calibrated on for one another.
         scorer_version: Raise it when the same text is read, scored or aggregated differently than
-            before. Scores are then made anew; predictions stay.
+            before, the replies of a judge included. Scores are then made anew; predictions stay.
+        judged: How a judge scores answers, for a benchmark whose answers no rule can score. It then
+            has to be named in the spec, and its score takes the place of that of `score`.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("test",)
     same_pictures: ClassVar[frozenset[str]] = frozenset()
     scorer_version: ClassVar[int] = 1
+    judged: ClassVar[Rubric | None] = None
 
     @classmethod
     def suggest(cls, data: Path) -> Mapping[str, Any] | None:

@@ -43,7 +43,11 @@ class AnswerKind(enum.StrEnum):
 
 
 class AnswerStatus(enum.StrEnum):
-    """What came of reading an answer out of a model's text."""
+    """What came of reading an answer out of a model's text.
+
+    `unjudged` is an answer that was read, but that a judge was not asked about or said nothing
+    readable of.
+    """
 
     OK = "ok"
     INVALID = "invalid"
@@ -51,6 +55,7 @@ class AnswerStatus(enum.StrEnum):
     TRUNCATED = "truncated"
     REFUSAL = "refusal"
     ERROR = "error"
+    UNJUDGED = "unjudged"
 
 
 class FinishReason(enum.StrEnum):
@@ -375,7 +380,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """How good an answer is: `value` in [0, 1], and whether that counts as correct."""
+    """How good an answer is: `value` in [0, 1], and whether that counts as correct.
+
+    Only a judge that finds an answer better than the reference gives more than 1.
+    """
 
     value: float
     correct: bool

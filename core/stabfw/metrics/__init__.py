@@ -18,6 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .confidence import confidence_metrics as confidence_metrics
+    from .corruption import corruption_errors as corruption_errors
     from .counts import Counts as Counts
     from .divergence import first_divergence as first_divergence
     from .gates import Estimate as Estimate
@@ -40,13 +42,22 @@ if TYPE_CHECKING:
     from .intervals import newcombe_paired as newcombe_paired
     from .intervals import paired_difference_interval as paired_difference_interval
     from .intervals import proportion_interval as proportion_interval
+    from .intervals import sandwich_error as sandwich_error
     from .intervals import wilson as wilson
     from .likelihood import loglik_delta as loglik_delta
+    from .options import option_drift as option_drift
     from .pairs import Outcomes as Outcomes
     from .pairs import PairingError as PairingError
     from .pairs import Pairs as Pairs
     from .pairs import Side as Side
     from .pairs import pair as pair
+    from .several import WorstSlice as WorstSlice
+    from .several import accuracy_change_p as accuracy_change_p
+    from .several import benjamini_hochberg as benjamini_hochberg
+    from .several import holm as holm
+    from .several import macro_average as macro_average
+    from .several import slice_contrasts as slice_contrasts
+    from .several import worst_slice as worst_slice
     from .sizing import largest_passing as largest_passing
     from .sizing import power as power
     from .sizing import sample_size as sample_size
@@ -57,8 +68,7 @@ if TYPE_CHECKING:
     from .stability import accuracy_did as accuracy_did
     from .stability import by_slice as by_slice
     from .stability import compression_specific_failure_rate as compression_specific_failure_rate
-    from .stability import excess_correct_loss as excess_correct_loss
-    from .stability import excess_divergence as excess_divergence
+    from .stability import excess_metrics as excess_metrics
     from .stability import excess_per_instance as excess_per_instance
     from .stability import flip_causes as flip_causes
     from .stability import noise_floor as noise_floor
@@ -90,7 +100,20 @@ _HOME = {
         "newcombe_paired",
         "paired_difference_interval",
         "proportion_interval",
+        "sandwich_error",
         "wilson",
+    ),
+    "options": ("option_drift",),
+    "confidence": ("confidence_metrics",),
+    "corruption": ("corruption_errors",),
+    "several": (
+        "WorstSlice",
+        "accuracy_change_p",
+        "benjamini_hochberg",
+        "holm",
+        "macro_average",
+        "slice_contrasts",
+        "worst_slice",
     ),
     "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
@@ -103,8 +126,7 @@ _HOME = {
         "accuracy_did",
         "by_slice",
         "compression_specific_failure_rate",
-        "excess_correct_loss",
-        "excess_divergence",
+        "excess_metrics",
         "excess_per_instance",
         "flip_causes",
         "noise_floor",

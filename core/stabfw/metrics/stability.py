@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log, sqrt
+from math import exp, isfinite, log
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from .intervals import (
     mean_interval,
     paired_difference_interval,
     proportion_interval,
+    sandwich_error,
 )
 from .pairs import (
     FLIP_CAUSES,
@@ -49,6 +50,19 @@ METRICS = (
     "invalid_rate_variant",
     "coverage",
     "near_tie_share",
+    "near_tie_flip_share",
+    "near_tie_divergence",
+)
+
+#: What can be counted for a variant and for a repeat of the baseline, and so in excess of it.
+OUTCOMES = (
+    "divergence",
+    "correct_loss",
+    "negative_flip",
+    "positive_flip",
+    "flips",
+    "wrong_churn",
+    "invalid",
 )
 
 _Statistic = Callable[[FloatArray], FloatArray]
@@ -140,6 +154,8 @@ def stability_metrics(
     - ``relative_nfr``: NFR / ((1 − baseline error rate) · variant error rate).
     - ``margin_flip_auroc``: how well a small baseline margin foretells a changed answer.
     - ``near_tie_share``: share of baseline margins within one bfloat16 step (0.125 nats).
+    - ``near_tie_flip_share``: share of the changed answers that were such near ties.
+    - ``near_tie_divergence``: share of the near ties whose answer changed.
 
     Args:
         pairs: The joined cells.
@@ -207,8 +223,10 @@ def excess_per_instance(
     Args:
         pairs: Baseline and variant.
         floor: The same baseline and its repeats.
-        outcome: ``divergence`` (the answer changed) or ``correct_loss`` (a correct answer was
-            lost; only instances the baseline gets right).
+        outcome: One of `OUTCOMES`: ``divergence`` (the answer changed), ``correct_loss`` (a
+            correct answer was lost; only instances the baseline gets right), ``negative_flip``
+            (the same of all instances), ``positive_flip``, ``flips``, ``wrong_churn``, or
+            ``invalid`` (the variant's answer, or the repeat's, could not be read).
 
     Returns:
         One value per instance that is valid against the variant and against a repeat.
@@ -236,15 +254,20 @@ def excess_per_instance(
     )
 
 
-def excess_divergence(
+def excess_metrics(
     pairs: Pairs, floor: Sequence[Pairs], confidence: float = 0.95
-) -> MetricValue:
-    """Return the divergence the variant adds to the run-to-run noise, paired per instance.
+) -> dict[str, MetricValue]:
+    """Return what the variant adds to the run-to-run noise, paired per instance.
+
+    Both losses of ``excess_correct_loss`` condition on the same baseline run, so its luck cancels.
 
     Args:
         pairs: Baseline and variant.
         floor: The same baseline and its repeats.
         confidence: Two-sided coverage.
+
+    Returns:
+        ``excess_<outcome>`` for each of `OUTCOMES`, with a cluster-robust t interval.
 
     Raises:
         ValueError: There is no repeat.
@@ -252,30 +275,15 @@ def excess_divergence(
     Example:
         >>> from stabfw.metrics import Outcomes, pair
         >>> run = Outcomes.from_columns(["q1", "q2"], answer=["A", "B"], correct=[True, True])
-        >>> excess_divergence(pair(run, run), [pair(run, run)]).value
+        >>> excess_metrics(pair(run, run), [pair(run, run)])["excess_divergence"].value
         0.0
     """
-    excess = excess_per_instance(pairs, floor)
-    return _mean("excess_divergence", excess.value, factorize(excess.cluster), confidence, 1.0)
-
-
-def excess_correct_loss(
-    pairs: Pairs, floor: Sequence[Pairs], confidence: float = 0.95
-) -> MetricValue:
-    """Return the loss of correct answers beyond run-to-run noise, paired per instance.
-
-    Both losses condition on the same baseline run, so its luck cancels.
-
-    Args:
-        pairs: Baseline and variant.
-        floor: The same baseline and its repeats.
-        confidence: Two-sided coverage.
-
-    Raises:
-        ValueError: There is no repeat.
-    """
-    excess = excess_per_instance(pairs, floor, outcome="correct_loss")
-    return _mean("excess_correct_loss", excess.value, factorize(excess.cluster), confidence, 1.0)
+    found = {}
+    for outcome in OUTCOMES:
+        excess = excess_per_instance(pairs, floor, outcome=outcome)
+        name, codes = f"excess_{outcome}", factorize(excess.cluster)
+        found[name] = _mean(name, excess.value, codes, confidence, 1.0)
+    return found
 
 
 def perturbation_amplification(
@@ -458,7 +466,10 @@ def _metrics(
     rate("invalid_rate_base", ~pairs.base.ok[rows], rows)
     rate("invalid_rate_variant", ~pairs.variant.ok[rows], rows)
     rate("coverage", valid, np.arange(len(pairs)))
-    rate("near_tie_share", margin[known] <= NEAR_TIE_NATS, rows[known])
+    near = margin <= NEAR_TIE_NATS
+    rate("near_tie_share", near[known], rows[known])
+    rate("near_tie_flip_share", near[known & changed], rows[known & changed])
+    rate("near_tie_divergence", changed[near], rows[near])
     return {metric.name: metric for metric in found}
 
 
@@ -580,9 +591,7 @@ def _auroc(
     wins[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n_pos
     area = float(wins[positive].mean())
     influence = (wins - area) / np.where(positive, n_pos, n_neg)
-    totals = cluster_totals(codes, influence)[:, 0]
-    m = len(totals)
-    error = sqrt(m / max(m - 1, 1) * float(totals @ totals))
+    error, m = sandwich_error(influence, codes)
     if m < 2 or error == 0 or not 0 < area < 1:
         return MetricValue(name, area, None, None, n, method)
     reach = float(t.ppf((1 + confidence) / 2, m - 1)) * error / (area * (1 - area))
@@ -593,11 +602,24 @@ def _auroc(
 
 def _outcome(pairs: Pairs, outcome: str) -> tuple[BoolArray, BoolArray]:
     """Return the outcome of each row and the rows it is defined for."""
-    if outcome == "divergence":
-        return pairs.changed, pairs.valid
-    if outcome == "correct_loss":
-        return pairs.base.correct & ~pairs.variant.correct, pairs.valid & pairs.base.correct
-    raise ValueError(f"unknown outcome {outcome!r}; use 'divergence' or 'correct_loss'")
+    before, after = pairs.base.correct, pairs.variant.correct
+    valid = pairs.valid
+    match outcome:
+        case "divergence":
+            return pairs.changed, valid
+        case "correct_loss":
+            return before & ~after, valid & before
+        case "negative_flip":
+            return before & ~after, valid
+        case "positive_flip":
+            return ~before & after, valid
+        case "flips":
+            return before != after, valid
+        case "wrong_churn":
+            return pairs.changed & ~before & ~after, valid
+        case "invalid":
+            return ~pairs.variant.ok, valid
+    raise ValueError(f"unknown outcome {outcome!r}; use one of {OUTCOMES}")
 
 
 def _accuracy_change(pairs: Pairs) -> FloatArray:

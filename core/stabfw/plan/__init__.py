@@ -6,6 +6,7 @@ from stabfw.plan.datasets import Dataset, Row
 from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
 from stabfw.plan.gates import Forecast, forecasts, gated, refuse_gates
+from stabfw.plan.judges import Judge
 
 __all__ = [
     "EFFICIENCY",
@@ -16,6 +17,7 @@ __all__ = [
     "Estimator",
     "Fit",
     "Forecast",
+    "Judge",
     "Member",
     "Plan",
     "Role",

@@ -26,6 +26,7 @@ from stabfw.plan.batches import Batches, batch_plan
 from stabfw.plan.conditions import BASELINE, CLEAN, Condition, Role
 from stabfw.plan.datasets import Dataset, open_dataset, outline_dataset
 from stabfw.plan.environment import environment
+from stabfw.plan.judges import Judge, fixed, require_judge
 from stabfw.plan.leaks import refuse_leak
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, components, label
@@ -155,6 +156,7 @@ class Plan:
         notices: Sentences for the user.
         missing: What is not on this machine, and what to do about it. Only an outline has such;
             its keys are not those that a run would find.
+        judge: Who judges free answers, or nobody.
     """
 
     sessions: tuple[Session, ...]
@@ -164,11 +166,22 @@ class Plan:
     fits: tuple[Fit, ...]
     notices: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    judge: Judge | None = None
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, each once."""
         return tuple(cell for session in self.sessions for cell in session.cells)
+
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """Keys of each baseline and each cell that is held against it, repeats for noise too."""
+        pairs = [
+            (self.base_of[key], key)
+            for condition, key in self.named.items()
+            if condition.role is not Role.LIKELIHOOD and key in self.base_of
+        ]
+        return tuple(pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1])
 
 
 def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
@@ -247,6 +260,7 @@ class _Planner:
         self.base_of: dict[str, str] = {}
 
     def plan(self) -> Plan:
+        judge = self._judge()
         datasets = [self._dataset(config) for config in self.spec.benchmarks]
         self.calibrations = self._calibrations(datasets)
         scenarios = self._scenarios(datasets)
@@ -268,13 +282,39 @@ class _Planner:
             fits=tuple(self.fits.values()),
             notices=tuple(dict.fromkeys(filter(None, self.notices))),
             missing=tuple(dict.fromkeys(self.missing)),
+            judge=judge,
         )
 
     # What the spec names
 
+    def _judge(self) -> Judge | None:
+        wanted = self.spec.judge
+        if wanted is None:
+            return None
+        model = self._model(wanted.model)
+        # What is not here yet gets its hashes when it comes.
+        if not self.missing:
+            fixed(model.name, model.request, model.info)
+        return Judge(
+            name=model.name,
+            model=model.model,
+            request=model.request,
+            fields=self._load_fields(model, model.request),
+            options=GenerationOptions(wanted.max_new_tokens, top_tokens=1),
+            repeats=wanted.repeats,
+            batch_size=wanted.batch_size,
+        )
+
     def _dataset(self, config: Any) -> Dataset:
         benchmark = _as(Benchmark, components(self.registry, Kind.BENCHMARK, config))
         self.notices.append(benchmark.notice)
+        if self.spec.judge is None:
+            require_judge(label(config), benchmark)
+        elif benchmark.private:
+            self.notices.append(
+                f"{label(config)}: questions, gold answers and answers of a private benchmark are "
+                "shown to the judge, its pictures never"
+            )
         dataset = self._open(label(config), config.type, benchmark)
         if not benchmark.representative:
             self.notices.append(

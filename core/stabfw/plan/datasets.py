@@ -80,14 +80,16 @@ class Dataset:
         return self.outline.instances
 
     @property
+    def free(self) -> int:
+        """Number of its instances whose answer is free, which a judge can compare."""
+        if not self.rows and self.benchmark.judged is not None:
+            return self.size
+        return sum(row.kind == AnswerKind.FREE for row in self.rows)
+
+    @property
     def unreadable(self) -> int:
         """Number of its instances whose pictures cannot be read."""
         return sum(1 for row in self.rows if row.images and not row.pixels)
-
-    @property
-    def free(self) -> int:
-        """Number of its questions that are answered freely."""
-        return sum(row.kind == AnswerKind.FREE for row in self.rows)
 
     @cached_property
     def inputs(self) -> str:

@@ -293,8 +293,7 @@ def _unfit(gate: Gate, dataset: Dataset) -> str:
         return (
             f"{free} of {len(rows)} questions are answered freely, where another wording is "
             "another answer; gate on questions with short answers or options (`where: {benchmark: "
-            "…}`), and of free answers read first_divergence_token and, with `controls: "
-            "{baseline_likelihood: true}`, answer_loglik_delta"
+            "…}`), and of free answers read first_divergence_token and what a `judge:` says"
         )
     return ""
 

@@ -189,6 +189,22 @@ class CellFailed(Event):
 
 
 @dataclass(frozen=True)
+class JudgeProgress(Event):
+    """A judge is being asked about free answers.
+
+    Attributes:
+        label: Who is asked.
+        done: Replies that there are, those of earlier runs included.
+        total: Replies that there are to be.
+    """
+
+    hook: ClassVar[str] = "stabfw_judge_progress"
+    label: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class MetricsReady(Event):
     """All numbers of an experiment have been computed.
 

@@ -173,6 +173,15 @@ def stabfw_cell_failed(event: events.CellFailed) -> None:
 
 
 @hookspec
+def stabfw_judge_progress(event: events.JudgeProgress) -> None:
+    """Called while a judge is asked about free answers, after the last cell; not if all is known.
+
+    Args:
+        event: How far it is.
+    """
+
+
+@hookspec
 def stabfw_metrics(event: events.MetricsReady) -> None:
     """Called once, when all numbers have been computed and before they are written.
 

@@ -12,6 +12,7 @@ from stabfw.metrics import Counts, Pairs, flip_causes, proportion_interval, stab
 from stabfw.metrics.pairs import Side
 from stabfw.metrics.stability import metric_value
 from stabfw.plan.conditions import BASELINE, CLEAN
+from stabfw.report.across import THRESHOLDS
 from stabfw.report.instances import AnswerGiven, InstanceRow
 from stabfw.report.results import CellResult, Comparison, Condition, Results, Role
 
@@ -55,6 +56,7 @@ def results_of(
         ),
         comparisons=(comparison,),
         notices=tuple(notices),
+        thresholds=THRESHOLDS,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import isfinite
+from math import exp, isfinite
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,16 @@ from stabfw.components.data import Answer
 from stabfw.errors import blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
+from stabfw.judge import Opinion
 from stabfw.metrics import (
     Counts,
     MetricValue,
     Pairs,
+    accuracy_did,
     by_slice,
     compression_specific_failure_rate,
-    excess_divergence,
+    confidence_metrics,
+    excess_metrics,
     excess_per_instance,
     first_divergence,
     flip_causes,
@@ -37,15 +40,20 @@ from stabfw.metrics import (
     group_metrics,
     loglik_delta,
     noise_floor,
+    option_drift,
     pair,
     perturbation_amplification,
     proportion_interval,
+    self_consistency,
     stability_metrics,
+    worst_slice,
 )
 from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
+from stabfw.report.across import THRESHOLDS, corrected, summaries
 from stabfw.report.gates import Outcome, judge
+from stabfw.report.judged import compared, judge_metrics, scored
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
 from stabfw.spec import Gate, Published
 from stabfw.store import Outcome as StoredOutcome
@@ -58,17 +66,27 @@ _SLICE_METRICS = (
     "negative_flip_rate",
     "correct_loss_rate",
 )
-_NO_TOKENS = ("", Prediction(text=""))
+_UNKNOWN = ("", Prediction(text=""))
+_GOLD = "gold"
 _COMPARED = (Role.STACK, Role.EQUAL_BUDGET, Role.LOSSLESS)
 
 
 @dataclass(frozen=True, eq=False)
 class CellOutcomes:
-    """Everything that a cell answered, by instance id."""
+    """Everything that a cell answered, by instance id.
+
+    Attributes:
+        cell: The cell.
+        predictions: What was asked, as a hash, and what was generated.
+        scores: What was read, and what that is worth.
+        opinions: What a judge said of the answers that it was to score; None where it was not
+            asked.
+    """
 
     cell: Cell
     predictions: Mapping[str, tuple[str, Prediction]]
     scores: Mapping[str, tuple[Answer, Score]]
+    opinions: Mapping[str, Opinion | None] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> Table:
@@ -76,6 +94,8 @@ class CellOutcomes:
         rows = self.cell.dataset.rows
         found = [self._outcome(row) for row in rows]
         slices = {name: [row.slices.get(name) for row in rows] for name in _names(rows)}
+        if any(gold := [_gold(row) for row in rows]):
+            slices.setdefault(_GOLD, gold)
         return Table.from_columns(
             [row.id for row in rows],
             cluster=[row.cluster for row in rows],
@@ -83,8 +103,11 @@ class CellOutcomes:
             input_hash=[prediction[0] or None for prediction, _, _ in found],
             answer=[answer.value for _, answer, _ in found],
             text=[prediction[1].text for prediction, _, _ in found],
+            # What a judge has not decided enters no rate.
             status=[
-                answer.status.value if row.id in self.predictions else "missing"
+                "missing"
+                if row.id not in self.predictions or answer.status is AnswerStatus.UNJUDGED
+                else answer.status.value
                 for row, (_, answer, _) in zip(rows, found, strict=True)
             ],
             correct=[score.correct for _, _, score in found],
@@ -113,7 +136,8 @@ class CellOutcomes:
                 row.group, row.slices, AnswerKind(row.kind), row.references, *self.scores[row.id]
             )
             for row in self.cell.dataset.rows
-            if row.id in self.scores and row.id not in self.errors
+            if row.id in self.scores
+            and self.scores[row.id][0].status not in (AnswerStatus.ERROR, AnswerStatus.UNJUDGED)
         ]
         if not graded:
             return {}
@@ -187,12 +211,17 @@ def measure(
         Results and the outcomes behind them. Cells that are not finished are left out.
     """
     done = load_outcomes(plan, store)
-    measuring = _Measuring(plan, done, metrics)
+    measuring = _Measuring(plan, store, done, metrics)
     comparisons = [
         comparison
         for condition in plan.named
         if condition.role in _COMPARED and (comparison := measuring.compare(condition))
     ]
+    corruptions = {
+        condition: " + ".join(kind for kind, _ in done[key].cell.perturbations)
+        for condition, key in plan.named.items()
+        if key in done
+    }
     cells = tuple(
         _cell_result(store, condition, done[key])
         for condition, key in plan.named.items()
@@ -205,7 +234,9 @@ def measure(
         spec_hash=spec_hash,
         estimand=estimand,
         cells=cells,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(corrected(comparisons, measuring.pairs)),
+        summaries=summaries(comparisons, measuring.pairs, corruptions, measuring.clean),
+        thresholds=THRESHOLDS,
         failures=(
             *failures,
             *(Failure(item.condition, "unsupported", item.reason) for item in plan.unsupported),
@@ -253,24 +284,39 @@ def _not_exercised(cells: Iterable[CellResult]) -> Iterator[str]:
                 yield f"{cell.condition.label}: {member} was not exercised: {why}"
 
 
-def load_outcomes(plan: Plan, store: Store) -> dict[str, CellOutcomes]:
-    """Return the outcomes of every finished cell of a plan, by key."""
+def load_outcomes(plan: Plan, store: Store, *, judged: bool = True) -> dict[str, CellOutcomes]:
+    """Return the outcomes of every finished cell of a plan, by key.
+
+    Args:
+        plan: The cells.
+        store: Their outcomes.
+        judged: Whether the scores of the plan's judge take the place of the benchmarks' own.
+    """
     inputs = Inputs()
-    return {
+    found = {
         cell.key: _load(store, cell, inputs)
         for cell in plan.cells
         if (row := store.cell(cell.key)) is not None and row.status == "done"
     }
+    if plan.judge is None or not judged:
+        return found
+    for key, outcomes in found.items():
+        scores, opinions = scored(plan.judge, outcomes, store, inputs)
+        found[key] = replace(outcomes, scores=scores, opinions=opinions)
+    return found
 
 
 class _Measuring:
     def __init__(
         self,
         plan: Plan,
+        store: Store,
         done: Mapping[str, CellOutcomes],
         metrics: Sequence[tuple[str, Metric[Any]]],
     ) -> None:
         self.plan = plan
+        self.store = store
+        self.inputs = Inputs()
         self.done = done
         self.metrics = metrics
         self.pairs: dict[Condition, Pairs] = {}
@@ -288,10 +334,15 @@ class _Measuring:
         values = dict(stability_metrics(pairs))
         values |= group_metrics(pairs, self.done[key].groups)
         if repeats:
-            values["excess_divergence"] = excess_divergence(pairs, repeats)
+            values |= excess_metrics(pairs, repeats)
+        values |= self._options(base_key, [key])
+        preserved = self.done[key].cell.label_preserved
+        if preserved:
+            values |= self._confidence(key, base_key)
         values |= self._beside_clean(condition, pairs, repeats)
         values |= self._likelihood(condition)
         values |= self._divergence(key, base_key)
+        values |= self._judged(base_key, [key])
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
                 computed = dict(metric.compute(pairs))
@@ -310,9 +361,11 @@ class _Measuring:
             metrics=values,
             floor=floor,
             counts=Counts.of(pairs),
+            floor_counts=sum((Counts.of(repeat) for repeat in repeats), Counts()),
             slices={name: _slice(pairs, name) for name in pairs.slices},
+            worst=worst_slice(pairs, "correct_loss_rate" if preserved else "divergence_ratio"),
             causes=asdict(causes),
-            label_preserved=self.done[key].cell.label_preserved,
+            label_preserved=preserved,
         )
 
     def outcome(self, condition: Condition) -> Outcome | str:
@@ -363,20 +416,19 @@ class _Measuring:
                 if condition.role is Role.FLOOR and self.plan.base_of[key] == base_key
             }
             base = self.done[base_key]
-            repeats = [
-                pair(base.table, self.done[key].table)
-                for key in keys
-                if key in self.done and key != base_key
-            ]
+            again = [key for key in keys if key in self.done and key != base_key]
+            repeats = [pair(base.table, self.done[key].table) for key in again]
             floor = dict(noise_floor(repeats)) if repeats else {}
+            floor |= self._options(base_key, again)
             floor |= group_floor(repeats, base.groups) if repeats else {}
+            floor |= self._judged(base_key, again)
             self._floors[base_key] = (repeats, floor)
         return self._floors[base_key]
 
     def _beside_clean(
         self, condition: Condition, pairs: Pairs, repeats: list[Pairs]
     ) -> dict[str, MetricValue]:
-        clean = self._clean(condition)
+        clean = self.clean(condition)
         if clean is None:
             return {}
         key = self.plan.named[clean]
@@ -384,11 +436,20 @@ class _Measuring:
         if key not in self.done or base_key not in self.done:
             return {}
         clean_pairs = self._pair(clean)
-        found = {
-            "compression_specific_failure_rate": compression_specific_failure_rate(
-                clean_pairs, pairs
-            )
-        }
+        found: dict[str, MetricValue] = {}
+        for side, before, after in (
+            ("base", base_key, self.plan.base_of[self.plan.named[condition]]),
+            ("variant", key, self.plan.named[condition]),
+        ):
+            name = f"self_consistency_{side}"
+            answers = pair(self.done[before].table, self.done[after].table, same_input=False)
+            found[name] = replace(self_consistency(answers), name=name)
+        if self.done[self.plan.named[condition]].cell.label_preserved:
+            for metric in (
+                accuracy_did(clean_pairs, pairs),
+                compression_specific_failure_rate(clean_pairs, pairs),
+            ):
+                found[metric.name] = metric
         clean_repeats, _ = self._floor(base_key)
         if repeats and clean_repeats:
             found["perturbation_amplification"] = perturbation_amplification(
@@ -416,6 +477,50 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
+    def _judged(self, base_key: str, keys: Sequence[str]) -> dict[str, MetricValue]:
+        """What the judge says of cells beside their baseline."""
+        if self.plan.judge is None or not keys:
+            return {}
+        base, variants = self.done[base_key], [self.done[key] for key in keys]
+        return judge_metrics(
+            [
+                compared(self.plan.judge, base, variant, self.store, self.inputs)
+                for variant in variants
+            ],
+            {row.id: row.cluster for row in base.cell.dataset.rows},
+            [base.opinions, *(variant.opinions for variant in variants)],
+        )
+
+    def _options(self, base_key: str, keys: Sequence[str]) -> dict[str, MetricValue]:
+        """How the probabilities of the options moved; nothing where they are not known."""
+        base = self.done[base_key].predictions
+        before: list[list[float]] = []
+        after: list[list[float]] = []
+        clusters: list[str] = []
+        for cell in (self.done[key] for key in keys):
+            for row in cell.cell.dataset.rows:
+                one = base.get(row.id, _UNKNOWN)[1].options
+                other = cell.predictions.get(row.id, _UNKNOWN)[1].options
+                if one and one.keys() == other.keys():
+                    before.append(list(one.values()))
+                    after.append([other[option] for option in one])
+                    clusters.append(row.cluster)
+        return option_drift(before, after, clusters) if before else {}
+
+    def _confidence(self, key: str, base_key: str) -> dict[str, MetricValue]:
+        """What both sides' confidence in their own answers is worth, where it is known."""
+        sides = self.done[base_key], self.done[key]
+        known = [
+            (row.cluster, *found)
+            for row in sides[1].cell.dataset.rows
+            if None not in (found := [_confidence(side, row.id) for side in sides])
+        ]
+        if not known:
+            return {}
+        clusters, before, after = zip(*known, strict=True)
+        (sure, right), (sure_after, right_after) = (zip(*s, strict=True) for s in (before, after))
+        return confidence_metrics(sure, sure_after, right, right_after, clusters)
+
     def _divergence(self, key: str, base_key: str) -> dict[str, MetricValue]:
         """Where free answers part; nothing where there are none, or their tokens are not known."""
         base, variant = self.done[base_key], self.done[key]
@@ -423,7 +528,7 @@ class _Measuring:
             row
             for row in variant.cell.dataset.rows
             if row.kind == AnswerKind.FREE
-            and all(i.predictions.get(row.id, _NO_TOKENS)[1].token_ids for i in (base, variant))
+            and all(i.predictions.get(row.id, _UNKNOWN)[1].token_ids for i in (base, variant))
         ]
         if not rows:
             return {}
@@ -433,7 +538,7 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
-    def _clean(self, condition: Condition) -> Condition | None:
+    def clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
             if other.perturbation == CLEAN != condition.perturbation and (
@@ -519,6 +624,23 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             **row.provenance,
         },
     )
+
+
+def _confidence(outcomes: CellOutcomes, instance_id: str) -> tuple[float, bool] | None:
+    """The probability of the answer given, among the options, and whether it is right."""
+    if instance_id not in outcomes.predictions:
+        return None
+    answer, score = outcomes.scores[instance_id]
+    options = outcomes.predictions[instance_id][1].options
+    if answer.value is None or answer.value not in options:
+        return None
+    return exp(options[answer.value]), score.correct
+
+
+def _gold(row: Row) -> str | None:
+    """The right answer, where it is one of a few: a class whose losses are told apart."""
+    closed = row.kind in (AnswerKind.YES_NO, AnswerKind.CHOICE)
+    return row.references[0] if closed and len(row.references) == 1 else None
 
 
 def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from stabfw.metrics.stability import FlipCauses, MetricValue
 from stabfw.report.forest import forest_svg, ordered
 from stabfw.report.gates import HEAD, WORDS, row, title
 from stabfw.report.layout import CELLS, FLIPS, slug
-from stabfw.report.results import CellResult, Comparison, GateResult, Metrics, Results, Role
+from stabfw.report.results import (
+    CellResult,
+    Comparison,
+    GateResult,
+    Metrics,
+    Results,
+    Role,
+    Summary,
+)
 from stabfw.report.templates import render
 from stabfw.report.wording import (
     ESTIMANDS,
+    JUDGED,
     NOTHING,
     beyond_floor,
     interval,
     is_control,
     number,
+    p_value,
     percent,
     points,
     value_of,
@@ -54,8 +64,12 @@ def report_page(results: Results) -> str:
         stacks=[_line(c, likelihood) for c in comparisons if not is_control(c)],
         controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
+        judged=_judged(comparisons),
         aggregates=_aggregates(results, comparisons),
         slices=_slices([c for c in comparisons if not is_control(c)]),
+        worst=[_worst_slice(c) for c in comparisons if c.worst is not None and not is_control(c)],
+        summaries=[_Numbers.of_summary(s) for s in results.summaries],
+        numbers_of=[_Numbers.of(c) for c in comparisons],
         cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
         repeats=sum(cell.condition.role is Role.FLOOR for cell in results.cells),
         likelihood=likelihood,
@@ -262,6 +276,29 @@ def _aggregates(results: Results, comparisons: Sequence[Comparison]) -> list[_Gr
     ]
 
 
+def _judged(comparisons: Sequence[Comparison]) -> list[_Grid]:
+    """Return one table per benchmark and model of what a judge says of its free answers."""
+    places: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        if JUDGED.keys() & c.metrics.keys():
+            places.setdefault(_place(c), []).append(c)
+
+    def cell(comparison: Comparison, name: str) -> tuple[str, ...]:
+        metric = comparison.metrics.get(name)
+        if metric is None:
+            return (NOTHING,)
+        return (*_share(metric), f"n {metric.n}", *_noise(comparison.floor.get(name)))
+
+    grids = []
+    for place, members in places.items():
+        names = tuple(name for name in JUDGED if any(name in c.metrics for c in members))
+        grid = _Grid.of(place, "", members, names, cell)
+        columns = tuple(JUDGED.get(head, head) for head in grid.columns)
+        rows = tuple((JUDGED.get(head, head), lines) for head, lines in grid.rows)
+        grids.append(replace(grid, columns=columns, rows=rows))
+    return grids
+
+
 def _slices(comparisons: Sequence[Comparison]) -> list[_Grid]:
     """Return one table per slice, benchmark and model."""
     tables: dict[tuple[str, str], list[Comparison]] = {}
@@ -285,10 +322,67 @@ def _slice_cell(name: str, comparison: Comparison, level: str) -> tuple[str, ...
     if metrics is None or "divergence_ratio" not in metrics:
         return ("too few",)
     changed, lost = metrics["divergence_ratio"], metrics.get("correct_loss_rate")
-    lines = (percent(changed.value), f"{interval(changed)} n {changed.n}".strip())
-    if lost is None or not comparison.label_preserved:
-        return lines
-    return (*lines, f"lost {percent(lost.value)} {interval(lost)}")
+    lines = [percent(changed.value), f"{interval(changed)} n {changed.n}".strip()]
+    lines += _q(metrics, changed.name)
+    if lost is not None and comparison.label_preserved:
+        lines += [f"lost {percent(lost.value)} {interval(lost)}", *_q(metrics, lost.name)]
+    return tuple(lines)
+
+
+def _q(metrics: Metrics, rate: str) -> list[str]:
+    """How surely a level is unlike the rest; it is mentioned only where it might be."""
+    q = metrics.get(f"{rate}_q")
+    return [f"q {p_value(q.value)}"] if q and q.value is not None and q.value < 0.1 else []
+
+
+def _worst_slice(comparison: Comparison) -> tuple[str, ...]:
+    worst = comparison.worst
+    assert worst is not None
+    what = "lost" if worst.rate.name == "correct_loss_rate" else "changed"
+    return (
+        f"{comparison.condition.stack}, {comparison.condition.perturbation}",
+        _place(comparison),
+        f"{worst.slice} {worst.level}",
+        f"{what} {percent(worst.rate.value)} {interval(worst.rate)}",
+        f"{worst.rate.n:,}",
+        p_value(worst.p_holm),
+        str(worst.looked_at),
+    )
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """All metrics of something as a table: name, value, interval, noise floor, n, method."""
+
+    title: str
+    note: str
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> _Numbers:
+        """Every number of a comparison, and the two tables of counts."""
+        rows = [_number(m, comparison.floor.get(m.name)) for m in comparison.metrics.values()]
+        floor = asdict(comparison.floor_counts)
+        for name, count in asdict(comparison.counts).items():
+            again = str(floor[name]) if comparison.floor else ""
+            rows.append((name, str(count), "", again, "", "count"))
+        return cls(comparison.condition.label, "", tuple(rows))
+
+    @classmethod
+    def of_summary(cls, summary: Summary) -> _Numbers:
+        """The numbers over several comparisons."""
+        rows = tuple(_number(m, None) for m in summary.metrics.values())
+        return cls(summary.condition.label, ", ".join(summary.members), rows)
+
+
+def _number(metric: MetricValue, floor: MetricValue | None) -> tuple[str, ...]:
+    bounds = "" if metric.low is None else f"{_plain(metric.low)} … {_plain(metric.high)}"
+    noise = "" if floor is None else _plain(floor.value)
+    return metric.name, _plain(metric.value), bounds, noise, f"{metric.n:,}", metric.method
+
+
+def _plain(value: float | None) -> str:
+    return number(value, 4)
 
 
 @dataclass(frozen=True)

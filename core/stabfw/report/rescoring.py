@@ -79,14 +79,15 @@ def rescored(
         examples: How many answers to show of each cell.
 
     Returns:
-        What changed, by cell. Cells that score given answers read none and are left out.
+        What changed, by cell. Cells that score given answers read none and are left out, and so
+        are those whose scores are a judge's.
     """
     inputs = Inputs()
     labels = {key: condition.label for condition, key in reversed(list(plan.named.items()))}
     return tuple(
         _change(store, cell, labels[cell.key], inputs, known, keep, examples)
         for cell in plan.cells
-        if not cell.parent
+        if not cell.parent and cell.dataset.benchmark.judged is None
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from stabfw.metrics.counts import Counts
 from stabfw.metrics.gates import Estimate, Verdict, combined
+from stabfw.metrics.several import WorstSlice
 from stabfw.metrics.stability import MetricValue
 from stabfw.plan.conditions import Condition, Role
 
@@ -21,6 +22,7 @@ __all__ = [
     "Metrics",
     "Results",
     "Role",
+    "Summary",
 ]
 
 Metrics = Mapping[str, MetricValue]
@@ -58,15 +60,14 @@ class Comparison:
         key: Key of the cell.
         base_key: Key of its baseline.
         condition: Names of the cell.
-        metrics: Every metric with its interval: the stability metrics, and where a noise floor
-            was measured `excess_divergence`, where instances are scored together those of whole
-            groups (`group_correct_loss_rate`), where clean and perturbed cells exist
-            `perturbation_amplification`, and where the baseline's answers were scored
-            `answer_loglik_delta` and `answer_loglik_delta_per_token`; of free answers also
-            `first_divergence_token` and `common_prefix_share`.
+        metrics: Every metric with its interval; docs/statistics.md tells which there are and
+            what each needs.
         floor: The metrics of the baseline against itself in other batch compositions.
         counts: The table that everything derives from.
-        slices: The main metrics by slice name and level.
+        floor_counts: The same table of the baseline against itself, over all repeats.
+        slices: The main metrics by slice name and level, and for each rate a p-value, corrected
+            over the whole experiment, of its difference from the other rows (`…_q`, exploratory).
+        worst: The slice that is hurt most; None where none is large enough.
         causes: Number of changed answers by cause: semantic, format, truncation, error.
         label_preserved: False where the perturbation may change the right answer of some
             instances, so that only divergence is to be read.
@@ -78,9 +79,26 @@ class Comparison:
     metrics: Metrics
     floor: Metrics
     counts: Counts
+    floor_counts: Counts = field(default_factory=Counts)
     slices: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    worst: WorstSlice | None = None
     causes: Mapping[str, int] = field(default_factory=dict)
     label_preserved: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers over several comparisons of one stack.
+
+    Attributes:
+        condition: Names of the stack; the benchmark or the perturbation is the name of the whole.
+        members: Names of what it is made of.
+        metrics: The numbers.
+    """
+
+    condition: Condition
+    members: tuple[str, ...]
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,8 @@ class Results:
         comparisons: Each stack and control beside its baseline.
         failures: Cells without outcomes.
         notices: Sentences that every page made from these results must show.
+        summaries: Means over benchmarks, and corruption errors over perturbations.
+        thresholds: What the numbers depend on besides the answers, such as `near_tie_nats`.
         gates: What the gates of the spec say.
     """
 
@@ -162,6 +182,8 @@ class Results:
     comparisons: tuple[Comparison, ...]
     failures: tuple[Failure, ...] = ()
     notices: tuple[str, ...] = ()
+    summaries: tuple[Summary, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
 
     @property

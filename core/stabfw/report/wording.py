@@ -15,6 +15,16 @@ KINDS = {
     "right_churn": ("still right", "right → other right"),
 }
 
+#: What a judge says of free answers, and how far it can be relied on.
+JUDGED = {
+    "free_divergence": "text differs",
+    "judged_divergence": "means something else",
+    "judge_order_disagreement": "orders contradict",
+    "judge_score_order_disagreement": "ratings depend on order",
+    "judge_self_disagreement": "another verdict when asked again",
+    "judge_unreadable": "no verdict read",
+}
+
 ESTIMANDS = {
     "matched": (
         "the baseline ran with the same dtype, attention and batch plan as the stack, "

@@ -122,6 +122,23 @@ class Controls(Section):
     )
 
 
+class Judge(Section):
+    """A model that says whether free answers mean the same, and scores those that no rule can."""
+
+    model: ModelChoice = Field(
+        description="Any model; one that is served elsewhere needs a `revision`. It sees text only."
+    )
+    repeats: Annotated[int, Field(ge=0, strict=True)] = Field(
+        default=1,
+        description="How often everything is asked again, which shows how far the judge agrees "
+        "with itself.",
+    )
+    max_new_tokens: Count = Field(default=64, description="Longest reply, in tokens.")
+    batch_size: Count = Field(
+        default=8, description="Questions put at a time; their replies are kept together."
+    )
+
+
 class Published(Section):
     """An accuracy that others report; a baseline far from it is asked or loaded differently."""
 
@@ -307,6 +324,9 @@ class ExperimentSpec(Section):
     )
     gates: tuple[Gate, ...] = Field(
         default=(), description="Limits that the stacks have to keep to; `stabfw gate` judges them."
+    )
+    judge: Judge | None = Field(
+        default=None, description="Who judges free answers; null for nobody."
     )
     metrics: tuple[MetricChoice, ...] = Field(
         default=(), description="Metrics beyond the built-in ones."

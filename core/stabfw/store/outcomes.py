@@ -28,7 +28,7 @@ from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -322,6 +322,18 @@ class Store:
         """Add the scores that another version of a scorer gives."""
         with self._transaction():
             self._put_scores(key, scorer, outcomes)
+
+    # Verdicts
+
+    def verdict(self, key: str) -> str | None:
+        """Return what a judge replied under a key, or None while it was not asked."""
+        rows = self._execute("SELECT reply FROM verdicts WHERE key=?", key)
+        return str(rows[0][0]) if rows else None
+
+    def put_verdicts(self, replies: Iterable[tuple[str, str, str]]) -> None:
+        """Keep key, question and reply of each; the first reply under a key stays."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", list(replies))
 
     # Internals
 

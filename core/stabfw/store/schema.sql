@@ -58,3 +58,6 @@ CREATE TABLE scores (
 ) WITHOUT ROWID;
 
 CREATE TABLE artefacts (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+
+-- What a judge replied, under a hash of the judge, the question and how often it was asked before.
+CREATE TABLE verdicts (key TEXT PRIMARY KEY, question TEXT NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID;

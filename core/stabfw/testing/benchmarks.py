@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations, islice
@@ -293,6 +294,39 @@ def check_splits_share_no_image(subject: Subject) -> None:
         )
 
 
+def check_judge_is_told_and_read(subject: Subject) -> None:
+    """A judge is shown the answer and all gold ones; junk that it replies is no verdict."""
+    benchmark = subject.make()
+    if (rubric := benchmark.judged) is None:
+        raise NotApplicableError("its answers are scored by a rule")
+    for instance in _instances(subject):
+        before = _told(instance)
+        asked = rubric.questions(instance, "zzxq 7")
+        require(
+            len(asked) == rubric.orders and len({*asked}) == len(asked),
+            f"{subject} asks a judge {len(asked)} questions, but has {rubric.orders} orders",
+        )
+        require(
+            rubric.questions(instance, "zzxq 7") == asked and _told(instance) == before,
+            f"{subject} asks a judge differently the next time",
+        )
+        # How gold answers with several parts are written out is up to the rubric.
+        words = {word for gold in instance.references for word in re.findall(r"\w+", gold)}
+        for text in ("zzxq 7", instance.question, *sorted(words)):
+            require(
+                all(text in question for question in asked),
+                f"{subject} does not show {text!r} to the judge",
+            )
+    for order in range(rubric.orders):
+        for text in _JUNK:
+            shown = repr(text[:20])
+            try:
+                verdict = rubric.read(text, order)
+            except Exception as error:
+                raise CheckError(f"{subject}: a judge's reply {shown} raises {error!r}") from error
+            require(verdict is None, f"{subject} reads the reply {shown} as {verdict!r}: a guess")
+
+
 def check_fingerprint(subject: Subject) -> None:
     """It tells what its data is without being changed by reading it."""
     component = subject.make()
@@ -382,5 +416,6 @@ CHECKS = (
     check_options_are_read_back,
     check_render_is_pure_and_contains_question,
     check_splits_share_no_image,
+    check_judge_is_told_and_read,
     check_fingerprint,
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import CellResult, Comparison
+from stabfw.report.results import CellResult, Comparison, Results
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,19 @@ def comparison_columns(comparison: Comparison) -> dict[str, float]:
     found |= {name: float(number) for name, number in asdict(comparison.counts).items()}
     found["n"] = float(comparison.counts.n)
     found["n_changed"] = float(comparison.counts.n_changed)
+    return found
+
+
+def summary_columns(results: Results) -> dict[str, float]:
+    """Return the columns of the means over benchmarks and of the corruption errors."""
+    found: dict[str, float] = {}
+    for summary in results.summaries:
+        at = summary.condition
+        where = [at.stack, at.circumstance, at.perturbation, at.benchmark, at.model]
+        for name, metric in summary.metrics.items():
+            short = _SHORT.get(name, Column(name, name)).name
+            path = "/".join(part for part in [*where, str(at.seed or ""), short] if part)
+            found |= _rounded(_allowed(path), metric.value)
     return found
 
 

@@ -34,7 +34,7 @@ from stabfw.report.wording import (
     verdict,
 )
 from stabfw.tracking import table
-from stabfw.tracking.columns import VIEW, cell_columns, comparison_columns
+from stabfw.tracking.columns import VIEW, cell_columns, comparison_columns, summary_columns
 from stabfw.tracking.links import VIEW_KEY, Published
 from stabfw.tracking.reach import experiment_id, reaching
 
@@ -244,6 +244,7 @@ class _Publisher:
             "cells": float(len(results.cells)),
             "comparisons": float(len(results.comparisons)),
             "failures": float(len(results.failures)),
+            **summary_columns(results),
         }
         for each in Verdict if results.gates else ():
             # By verdict, so that runs can be sorted and filtered in lists.

@@ -90,8 +90,9 @@ class LVPruning(TokenReduction[LVPruningConfig]):
     attention masks on a frozen model.
 
     The paper leaves open the temperature, the weight of the loss of ratios, whether the attention
-    has an output projection (its table of FLOPs needs one), and whether text means the prompt or
-    also the answer: here it is the prompt, which is all that there is when tokens are dropped.
+    has an output projection (its table of FLOPs needs one), whether a kept share is that of one
+    picture or of many (here of all in a micro-batch), and whether text means the prompt or also the
+    answer: here it is the prompt, which is all that there is when tokens are dropped.
     Nothing was compared with the authors' weights.
     """
 

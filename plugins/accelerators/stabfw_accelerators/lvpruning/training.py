@@ -36,7 +36,9 @@ def train(
     While training, no token is dropped: dropped ones are hidden from all others by the attention
     of the layers that follow, and whether a token is dropped is drawn by the straight-through
     Gumbel-softmax. The loss is the cross-entropy of the answers plus the squared distance of the
-    kept shares from what they should be.
+    kept shares from what they should be. A share is that of all pictures which go through the model
+    together: a single picture's strays by chance, and its square would push all of its tokens
+    alike, harder than the answers tell them apart.
 
     Args:
         model: The model, which is not changed.
@@ -149,7 +151,7 @@ def _step(
         part = asked[begin : begin + training.micro_batch_size]
         causal, shares = _forward(model, part, modules, training.temperature)
         targets = zip(shares, training.keep_ratios, strict=True)
-        ratio = torch.stack([(share - target).square().mean() for share, target in targets]).mean()
+        ratio = torch.stack([(share.mean() - target).square() for share, target in targets]).mean()
         loss = causal + training.ratio_weight * ratio
         weight = len(part) / len(asked)
         (loss * weight).backward()  # type: ignore[no-untyped-call]

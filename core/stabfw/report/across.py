@@ -1,0 +1,186 @@
+"""Numbers that only several comparisons together have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from stabfw.metrics import (
+    MetricValue,
+    Pairs,
+    accuracy_change_p,
+    benjamini_hochberg,
+    corruption_errors,
+    holm,
+    macro_average,
+    slice_contrasts,
+)
+from stabfw.metrics.confidence import BINS
+from stabfw.metrics.several import SLICE_MIN_N
+from stabfw.metrics.stability import NEAR_TIE_NATS
+from stabfw.report.results import Comparison, Condition, Role, Summary
+
+THRESHOLDS = {
+    "confidence": 0.95,
+    "near_tie_nats": NEAR_TIE_NATS,
+    "worst_slice_min_n": float(SLICE_MIN_N),
+    "calibration_bins": float(BINS),
+}
+
+MACRO_BENCHMARK = "mean over benchmarks"
+ALL_PERTURBATIONS = "all perturbations"
+
+#: What may be read where a perturbation may have changed the right answer.
+_LABEL_FREE = ("divergence_ratio", "answer_kappa", "excess_divergence", "answer_jsd", "answer_kl")
+_AVERAGED = (
+    *_LABEL_FREE,
+    "accuracy_base",
+    "accuracy_variant",
+    "accuracy_delta",
+    "negative_flip_rate",
+    "positive_flip_rate",
+    "correct_loss_rate",
+    "flips",
+    "wrong_churn",
+    "excess_correct_loss",
+    "ece_delta",
+    "brier_delta",
+    "aurc_delta",
+)
+_SLICE_RATES = ("divergence_ratio", "correct_loss_rate")
+
+Clean = Callable[[Condition], Condition | None]
+
+
+def corrected(
+    comparisons: Sequence[Comparison], pairs: Mapping[Condition, Pairs]
+) -> list[Comparison]:
+    """Add p-values that allow for how many comparisons there are.
+
+    Each stack gets `accuracy_delta_p`, `accuracy_delta_p_holm` (for the claim that this one
+    changed) and `accuracy_delta_q` (for a first look at all of them), corrected over the stacks
+    whose accuracy can be read. Each level of a slice gets a `…_q` of each rate. Controls are left
+    out, since nothing is claimed of them.
+
+    Args:
+        comparisons: Those of one experiment.
+        pairs: Their joined outcomes.
+
+    Returns:
+        The comparisons in their order.
+    """
+    stacks = [c for c in comparisons if c.condition.role is Role.STACK]
+    readable = [c for c in stacks if c.label_preserved]
+    tests = [accuracy_change_p(pairs[c.condition]) for c in readable]
+    raw = [test.value for test in tests]
+    added: dict[Condition, dict[str, MetricValue]] = {}
+    rows = zip(readable, tests, holm(raw), benjamini_hochberg(raw), strict=True)
+    for c, test, p_holm, q in rows:
+        added[c.condition] = {
+            test.name: test,
+            f"{test.name}_holm": replace(
+                test,
+                name=f"{test.name}_holm",
+                value=p_holm,
+                method=f"{test.method}, Holm over {len(raw)}",
+            ),
+            "accuracy_delta_q": replace(
+                test,
+                name="accuracy_delta_q",
+                value=q,
+                method=f"{test.method}, BH over {len(raw)}, exploratory",
+            ),
+        }
+    slices = _slice_q(stacks, pairs)
+    return [
+        replace(
+            c,
+            metrics={**c.metrics, **added.get(c.condition, {})},
+            slices={
+                name: {
+                    level: {**values, **slices.get((c.condition, name, level), {})}
+                    for level, values in levels.items()
+                }
+                for name, levels in c.slices.items()
+            },
+        )
+        for c in comparisons
+    ]
+
+
+def summaries(
+    comparisons: Sequence[Comparison],
+    pairs: Mapping[Condition, Pairs],
+    corruptions: Mapping[Condition, str],
+    clean: Clean,
+) -> tuple[Summary, ...]:
+    """Average over benchmarks, and hold errors under perturbations against the baseline's.
+
+    Args:
+        comparisons: Those of one experiment.
+        pairs: Their joined outcomes.
+        corruptions: The kind of each perturbation, whatever its severity and seed.
+        clean: The clean condition beside a perturbed one.
+    """
+    return (*_macro(comparisons), *_corruption(comparisons, pairs, corruptions, clean))
+
+
+def _slice_q(
+    stacks: Sequence[Comparison], pairs: Mapping[Condition, Pairs]
+) -> dict[tuple[Condition, str, str], dict[str, MetricValue]]:
+    found: dict[tuple[Condition, str, str], dict[str, MetricValue]] = {}
+    for rate in _SLICE_RATES:
+        tests: dict[tuple[Condition, str, str], float | None] = {}
+        for c in stacks:
+            if c.label_preserved or rate == "divergence_ratio":
+                contrasts = slice_contrasts(pairs[c.condition], rate)
+                tests |= {(c.condition, *at): p for at, p in contrasts.items()}
+        method = f"BH over {sum(p is not None for p in tests.values())}, exploratory"
+        adjusted = benjamini_hochberg(list(tests.values()))
+        of = {c.condition: c for c in stacks}
+        for (condition, name, level), q in zip(tests, adjusted, strict=True):
+            n = of[condition].slices[name][level][rate].n
+            found.setdefault((condition, name, level), {})[f"{rate}_q"] = MetricValue(
+                f"{rate}_q", q, None, None, n, method
+            )
+    return found
+
+
+def _macro(comparisons: Sequence[Comparison]) -> list[Summary]:
+    groups: dict[Condition, list[Comparison]] = {}
+    for c in comparisons:
+        groups.setdefault(replace(c.condition, benchmark=MACRO_BENCHMARK), []).append(c)
+    found = []
+    for condition, members in groups.items():
+        if len(members) < 2:
+            continue
+        names = _AVERAGED if all(c.label_preserved for c in members) else _LABEL_FREE
+        metrics = {
+            name: macro_average([c.metrics[name] for c in members])
+            for name in names
+            if all(name in c.metrics for c in members)
+        }
+        found.append(Summary(condition, tuple(c.condition.benchmark for c in members), metrics))
+    return found
+
+
+def _corruption(
+    comparisons: Sequence[Comparison],
+    pairs: Mapping[Condition, Pairs],
+    corruptions: Mapping[Condition, str],
+    clean: Clean,
+) -> list[Summary]:
+    groups: dict[Condition, dict[str, list[Pairs]]] = {}
+    beside: dict[Condition, Condition] = {}
+    for c in comparisons:
+        at = clean(c.condition)
+        if at is None or at not in pairs or not c.label_preserved:
+            continue
+        whole = replace(c.condition, perturbation=ALL_PERTURBATIONS, seed=0)
+        beside[whole] = at
+        kind = corruptions[c.condition]
+        groups.setdefault(whole, {}).setdefault(kind, []).append(pairs[c.condition])
+    return [
+        Summary(whole, tuple(kinds), corruption_errors(pairs[beside[whole]], kinds))
+        for whole, kinds in groups.items()
+    ]

@@ -1,0 +1,1 @@
+"""Whether the statistics keep what they promise, on data whose truth is known."""
