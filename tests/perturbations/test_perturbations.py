@@ -9,18 +9,40 @@ from typing import Any
 import numpy as np
 import pytest
 from stabfw.components import Choice, Image, Instance, Modality, Perturbation
-from stabfw_perturbations.gaussian_noise import GaussianNoise, GaussianNoiseConfig
+from stabfw_perturbations.geometry import Crop, Occlusion, Rotation
+from stabfw_perturbations.imagenet_c import CORRUPTIONS
 from stabfw_perturbations.no_image import NoImage, NoImageConfig
+from stabfw_perturbations.severity import SeverityConfig
 from stabfw_perturbations.typos import Typos, TyposConfig
+from stabfw_perturbations.wording import (
+    Case,
+    CaseConfig,
+    Paraphrase,
+    ParaphraseConfig,
+    Punctuation,
+    PunctuationConfig,
+    Whitespace,
+    WhitespaceConfig,
+)
 
 PERTURBATIONS: list[Perturbation[Any]] = [
-    GaussianNoise(GaussianNoiseConfig()),
+    *(cls(SeverityConfig()) for cls in (*CORRUPTIONS.values(), Crop, Occlusion, Rotation)),
     NoImage(NoImageConfig()),
     Typos(TyposConfig(rate=0.9)),
+    Case(CaseConfig()),
+    Punctuation(PunctuationConfig()),
+    Whitespace(WhitespaceConfig(rate=0.9)),
+    Paraphrase(ParaphraseConfig()),
 ]
 IDENTITIES: list[Perturbation[Any]] = [
-    GaussianNoise(GaussianNoiseConfig(severity=0)),
+    *(
+        cls(SeverityConfig(severity=0))
+        for cls in (*CORRUPTIONS.values(), Crop, Occlusion, Rotation)
+    ),
     Typos(TyposConfig(rate=0)),
+    Case(CaseConfig(rate=0)),
+    Punctuation(PunctuationConfig(rate=0)),
+    Whitespace(WhitespaceConfig(rate=0)),
 ]
 
 
@@ -91,8 +113,9 @@ def test_strength_zero_changes_nothing(perturbation: Perturbation[Any]) -> None:
 def test_plugins_import_nothing_heavy() -> None:
     code = (
         "import sys, stabfw_perturbations.typos, stabfw_perturbations.no_image,"
-        " stabfw_perturbations.gaussian_noise;"
-        "sys.exit(' '.join({'torch', 'transformers', 'datasets', 'mlflow', 'numpy'}"
+        " stabfw_perturbations.geometry, stabfw_perturbations.imagenet_c,"
+        " stabfw_perturbations.wording, stabfw_perturbations.options;"
+        "sys.exit(' '.join({'torch', 'transformers', 'datasets', 'mlflow', 'numpy', 'scipy'}"
         " & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -243,13 +243,13 @@ def test_methods_that_are_not_implemented(site: Site) -> None:
         from stabfw.registry import hookimpl
         class Half(Benchmark):
             config_cls = BenchmarkConfig
-            def instances(self, split): ...
+            def extract(self, text, instance): ...
         @hookimpl
         def stabfw_register_benchmarks(register): register("half", Half)
         """,
     )
     site.distribution("half", {"stabfw.benchmarks": {"half": "half"}})
-    with pytest.raises(PluginLoadError, match="does not implement extract in Half"):
+    with pytest.raises(PluginLoadError, match="does not implement instances in Half"):
         registry_of(site).load(Kind.BENCHMARK, "half")
 
 

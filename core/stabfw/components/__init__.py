@@ -5,7 +5,13 @@ A plugin imports from here and from nowhere else in stabfw. Nothing here imports
 
 from stabfw.components.accelerator import Accelerator, AcceleratorConfig, Artefact, Fidelity, Slot
 from stabfw.components.base import API_VERSION, Component, ComponentConfig, Kind
-from stabfw.components.benchmark import Benchmark, BenchmarkConfig, Graded, SampledConfig
+from stabfw.components.benchmark import (
+    Benchmark,
+    BenchmarkConfig,
+    Graded,
+    SampledConfig,
+    option_lines,
+)
 from stabfw.components.costs import Architecture
 from stabfw.components.data import (
     Answer,
@@ -98,6 +104,7 @@ __all__ = [
     "file_digest",
     "final_answer",
     "normalised",
+    "option_lines",
     "read_ratings",
     "read_score",
     "read_yes_no",

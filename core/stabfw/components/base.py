@@ -37,7 +37,12 @@ class ComponentConfig(BaseModel):
 
     Fields are frozen and unknown fields are errors. Give each field a `description`; it is
     shown by editors through the JSON Schema and by `stabfw plugins NAME`.
+
+    Attributes:
+        aside: Fields that change no answer. They enter neither names nor keys.
     """
+
+    aside: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
@@ -159,12 +161,8 @@ class Benchmark(Component[B]):
 
         The default is the question, then the options as lettered lines in the order shown.
         """
-        lines = [f"{instance.hint}\n" if instance.hint else ""]
-        options = [
-            f"\n{letter}. {choice.text}"
-            for letter, choice in zip(letters(len(instance.choices)), instance.choices, strict=True)
-        ]
-        return "".join([*lines, instance.question, *options])
+        lines = [instance.hint] if instance.hint else []
+        return "\n".join([*lines, instance.question, *option_lines(instance)])
 
     def prompt(self, instance: Instance) -> Prompt:
         """Return what a model is asked."""
@@ -178,7 +176,7 @@ class Benchmark(Component[B]):
         """
         if instance.kind is AnswerKind.YES_NO:
             return Option("yes", ("Yes", "yes")), Option("no", ("No", "no"))
-        shown = zip(letters(len(instance.choices)), instance.choices, strict=True)
+        shown = zip(_letters(instance), instance.choices, strict=True)
         return tuple(Option(choice.id, (letter,)) for letter, choice in shown)
 
     def extract(self, text: str, instance: Instance) -> Answer:
@@ -211,6 +209,20 @@ class Benchmark(Component[B]):
         return {}
 
 
-def letters(count: int) -> str:
-    """The labels of `count` options."""
-    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]
+def option_lines(instance: Instance) -> list[str]:
+    """The options in the order shown, each behind its letter in the instance's style.
+
+    Example:
+        >>> from stabfw.components import Choice, Instance
+        >>> item = Instance("q", (), "Which?", choices=(Choice("x", "red"),), option_style="(a)")
+        >>> option_lines(item)
+        ['(a) red']
+    """
+    style = instance.option_style
+    shown = zip(_letters(instance), instance.choices, strict=True)
+    return [f"{re.sub('[Aa]', letter, style)} {choice.text}" for letter, choice in shown]
+
+
+def _letters(instance: Instance) -> str:
+    letters = ascii_lowercase if "a" in instance.option_style else ascii_uppercase
+    return letters[: len(instance.choices)]

@@ -181,7 +181,7 @@ class Instance:
         kind: How the answer looks.
         choices: The options, in the order shown.
         hint: Further context that the benchmark gives.
-        template: Name of the prompt template, if not the benchmark's own.
+        option_style: How the first option is labelled: `A.`, `A)`, `(A)`, `A:`, `a)` or `(a)`.
         references: Gold answers (choice ids where there are choices).
         cluster_id: Instances with the same value are not independent (same picture, patient).
         group_id: Instances that are scored together.
@@ -194,7 +194,7 @@ class Instance:
     kind: AnswerKind = AnswerKind.SHORT
     choices: tuple[Choice, ...] = ()
     hint: str = ""
-    template: str = ""
+    option_style: str = "A."
     references: tuple[str, ...] = ()
     cluster_id: str = ""
     group_id: str = ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
-from stabfw.components import Instance, Perturbation
+from stabfw.components import Instance
 from stabfw.errors import RunError
 from stabfw.plan import Cell, Dataset
 from stabfw.plan.cells import component_fields
+from stabfw.plan.datasets import Row
 from stabfw.store.keys import canonical
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Inputs:
     def __init__(self) -> None:
         self._of: Dataset | None = None
         self._instances: dict[str, Instance] = {}
+        self._ordered: list[Row] = []
 
     def clean(self, dataset: Dataset, instance_id: str) -> Instance:
         """Return an instance as its benchmark holds it.
@@ -32,6 +34,7 @@ class Inputs:
         if self._of is not dataset:
             source = dataset.benchmark.instances(dataset.split)
             self._instances = {instance.id: instance for instance in source}
+            self._ordered = sorted(dataset.rows, key=lambda row: row.id)
             self._of = dataset
         try:
             return self._instances[instance_id]
@@ -43,20 +46,32 @@ class Inputs:
 
     def perturbed(self, cell: Cell, instance_id: str) -> Instance:
         """Return an instance as a cell asks it."""
-        return perturb(self.clean(cell.dataset, instance_id), cell.perturbations, cell.seed)
+        instance = self.clean(cell.dataset, instance_id)
+        # Each perturbation has random numbers of its own. They depend on seed, perturbation and
+        # instance alone, never on order, batch or worker.
+        for place, (kind, perturbation) in enumerate(cell.perturbations):
+            rng = _generator(cell.seed, place, component_fields(kind, perturbation), instance.id)
+            taking = perturbation.takes_from_another
+            other = self._another(cell.dataset, instance_id, rng) if taking else None
+            if other is None:
+                instance = perturbation.perturb(instance, rng)
+            else:
+                instance = perturbation.perturb_with(instance, other, rng)
+        return instance
 
+    def _another(
+        self, dataset: Dataset, instance_id: str, rng: np.random.Generator
+    ) -> Instance | None:
+        """Draw an instance with other pictures, wherever it stands; None if there is none.
 
-def perturb(
-    instance: Instance, perturbations: Sequence[tuple[str, Perturbation[Any]]], seed: int
-) -> Instance:
-    """Apply perturbations in order, each with random numbers of its own.
-
-    They depend on seed, perturbation and instance alone, never on order, batch or worker.
-    """
-    for place, (kind, perturbation) in enumerate(perturbations):
-        rng = _generator(seed, place, component_fields(kind, perturbation), instance.id)
-        instance = perturbation.perturb(instance, rng)
-    return instance
+        It follows from what is asked of all instances, which is part of the cell's key.
+        """
+        mine = {image.digest for image in self.clean(dataset, instance_id).images}
+        start = int(rng.integers(len(self._ordered)))
+        for row in chain(islice(self._ordered, start, None), islice(self._ordered, start)):
+            if row.pixels and not mine & set(row.images):
+                return self.clean(dataset, row.id)
+        return None
 
 
 def _generator(*content: object) -> np.random.Generator:

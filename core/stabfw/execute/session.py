@@ -32,8 +32,9 @@ from stabfw.execute.answering import Given, answer, require_answer
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.messages import Batch, Ended, Failed, Message, Started, Task, Todo
 from stabfw.execute.prefill import counted_prefill
-from stabfw.plan import Cell, Fit, Member, Session
-from stabfw.store import Outcome, Store
+from stabfw.execute.strength import strength
+from stabfw.plan import Cell, Fit, Member, Role, Session
+from stabfw.store import Outcome, Store, Strength
 
 
 def run_session(task: Task, inputs: Inputs, store: Store) -> Iterator[Message]:
@@ -213,6 +214,9 @@ def _run_batch(
 ) -> list[Outcome]:
     benchmark = cell.dataset.benchmark
     asked: list[tuple[Instance, Prompt]] = []
+    strengths: dict[str, Strength] = {}
+    # Every stack is asked the same, so it is measured once.
+    measured = bool(cell.perturbations) and cell.condition.role is Role.BASELINE
     outcomes: dict[str, Outcome] = {}
     for instance_id in ids:
         try:
@@ -222,6 +226,9 @@ def _run_batch(
                 require_answer(question, given)
             for image in question.images:
                 image.load()
+            if measured:
+                clean = benchmark.prompt(inputs.clean(cell.dataset, instance_id))
+                strengths[instance_id] = strength(clean, question)
             asked.append((instance, question))
         except DataError as error:
             outcomes[instance_id] = _unreadable(instance_id, str(error))
@@ -235,6 +242,7 @@ def _run_batch(
                 prediction=prediction,
                 answer=read,
                 score=score,
+                strength=strengths.get(instance.id),
             )
     return [outcomes[instance_id] for instance_id in ids]
 

@@ -10,10 +10,10 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from stabfw.components import AnswerStatus, Choice, extract_choice
-from stabfw.components.benchmark import letters
 from stabfw.errors import DataError
 from stabfw.imports.samples import Log, Sample, fingerprint
 
@@ -106,7 +106,7 @@ def _sample(row: Mapping[str, Any], where: str) -> Sample:
         raise DataError(f"{where}: not a row of VLMEvalKit: lacks index or prediction")
     known = {name: value for name, value in row.items() if not _blank(value)}
     text = str(known.get("prediction", ""))
-    shown = [name for name in letters(26) if name in known]
+    shown = [name for name in ascii_uppercase if name in known]
     answer, status = _answer(known, text, shown)
     asked = [str(known.get("question", "")), *(f"{name}. {known[name]}" for name in shown)]
     # Pictures are named by the file, not held in it.

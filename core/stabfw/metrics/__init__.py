@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .sizing import power as power
     from .sizing import sample_size as sample_size
     from .stability import METRICS as METRICS
+    from .stability import NEED_GOLD as NEED_GOLD
     from .stability import Excess as Excess
     from .stability import FlipCauses as FlipCauses
     from .stability import MetricValue as MetricValue
@@ -120,6 +121,7 @@ _HOME = {
     "sizing": ("largest_passing", "power", "sample_size"),
     "stability": (
         "METRICS",
+        "NEED_GOLD",
         "Excess",
         "FlipCauses",
         "MetricValue",

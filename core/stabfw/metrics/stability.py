@@ -64,6 +64,18 @@ OUTCOMES = (
     "wrong_churn",
     "invalid",
 )
+#: What needs gold answers, and so says nothing where they may no longer hold.
+NEED_GOLD = frozenset(
+    {
+        *("accuracy_base", "accuracy_variant", "accuracy_delta", "accuracy_did"),
+        *("negative_flip_rate", "positive_flip_rate", "negative_share", "correct_loss_rate"),
+        *("flips", "wrong_churn", "mean_score_delta", "mcnemar_p", "error_consistency"),
+        *("relative_nfr", "compression_specific_failure_rate"),
+        *("excess_correct_loss", "excess_negative_flip", "excess_positive_flip", "excess_flips"),
+        "excess_wrong_churn",
+        *("group_accuracy_base", "group_accuracy_delta", "group_correct_loss_rate"),
+    }
+)
 
 _Statistic = Callable[[FloatArray], FloatArray]
 

@@ -98,7 +98,7 @@ class Cell:
     def label_preserved(self) -> bool:
         """Whether no perturbation can change the right answer of any of its questions."""
         kinds = {AnswerKind(row.kind) for row in self.dataset.rows}
-        return all(p.preserves_label(kind) for _, p in self.perturbations for kind in kinds)
+        return all(p.gold_holds(kind) for _, p in self.perturbations for kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ def component_fields(kind: str, component: Component[Any]) -> dict[str, Any]:
     """What of a component enters a key."""
     return {
         "type": kind,
-        "config": component.config.model_dump(mode="json", exclude={"type"}),
+        "config": component.config.model_dump(
+            mode="json", exclude={"type", *component.config.aside}
+        ),
         "behaviour": component.behaviour_version,
         "content": dict(component.fingerprint()),
     }

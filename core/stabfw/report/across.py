@@ -30,10 +30,8 @@ THRESHOLDS = {
 MACRO_BENCHMARK = "mean over benchmarks"
 ALL_PERTURBATIONS = "all perturbations"
 
-#: What may be read where a perturbation may have changed the right answer.
-_LABEL_FREE = ("divergence_ratio", "answer_kappa", "excess_divergence", "answer_jsd", "answer_kl")
 _AVERAGED = (
-    *_LABEL_FREE,
+    *("divergence_ratio", "answer_kappa", "excess_divergence", "answer_jsd", "answer_kl"),
     "accuracy_base",
     "accuracy_variant",
     "accuracy_delta",
@@ -154,10 +152,9 @@ def _macro(comparisons: Sequence[Comparison]) -> list[Summary]:
     for condition, members in groups.items():
         if len(members) < 2:
             continue
-        names = _AVERAGED if all(c.label_preserved for c in members) else _LABEL_FREE
         metrics = {
             name: macro_average([c.metrics[name] for c in members])
-            for name in names
+            for name in _AVERAGED
             if all(name in c.metrics for c in members)
         }
         found.append(Summary(condition, tuple(c.condition.benchmark for c in members), metrics))

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
 
 from stabfw.components import AnswerKind, Benchmark, Image, Instance
-from stabfw.components.benchmark import letters
 from stabfw.errors import DataError, RunError
 from stabfw.execute.inputs import Inputs
 from stabfw.metrics import Pairs
@@ -222,7 +222,7 @@ def _put(dataset: Dataset, instance: Instance) -> tuple[Instance, str]:
 
 
 def _row(instance: Instance, put: Instance, group: str, directory: Path) -> dict[str, Any]:
-    marks = dict(zip((c.id for c in put.choices), letters(len(put.choices)), strict=True))
+    marks = dict(zip((c.id for c in put.choices), ascii_uppercase, strict=False))
     answers = [marks.get(reference, reference) for reference in put.references]
     row: dict[str, Any] = {
         "id": instance.id,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stabfw.errors import RunError
 from stabfw.report.results import Change
+from stabfw.store import Strength
 
 UNCHANGED = "none"
 _SLICE = "slice_"
@@ -62,6 +63,7 @@ class InstanceRow:
         variant: What the accelerated model answered.
         kind: `none`, `negative`, `positive`, `wrong_churn` or `right_churn`.
         cause: `semantic`, `format`, `truncation` or `error`; empty where nothing changed.
+        strength: How far the perturbation moved it, where that is known.
         thumbnail: The image as the models saw it; empty if not wanted.
     """
 
@@ -74,6 +76,7 @@ class InstanceRow:
     variant: AnswerGiven
     kind: str = UNCHANGED
     cause: str = ""
+    strength: Strength | None = None
     thumbnail: bytes = field(default=b"", repr=False)
 
     @property
@@ -193,6 +196,9 @@ def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:
             ("gold", text),
             ("kind", text),
             ("cause", text),
+            ("psnr", pyarrow.float64()),
+            ("ssim", pyarrow.float64()),
+            ("edits", pyarrow.int32()),
             *side("base"),
             *side("variant"),
             ("first_diverging_token", pyarrow.int32()),
@@ -209,6 +215,7 @@ def _flat(row: InstanceRow, slices: Sequence[str]) -> dict[str, object]:
         "gold": row.gold,
         "kind": row.kind,
         "cause": row.cause,
+        **(asdict(row.strength) if row.strength else {}),
         "first_diverging_token": row.first_diverging_token,
         "thumbnail": row.thumbnail,
     }
@@ -235,5 +242,8 @@ def _row(flat: Mapping[str, Any]) -> InstanceRow:
         variant=side("variant"),
         kind=flat["kind"],
         cause=flat["cause"],
+        strength=None
+        if flat["edits"] is None
+        else Strength(flat["psnr"], flat["ssim"], flat["edits"]),
         thumbnail=flat["thumbnail"],
     )

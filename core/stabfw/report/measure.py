@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import exp, isfinite
@@ -25,6 +25,7 @@ from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
 from stabfw.judge import Opinion
 from stabfw.metrics import (
+    NEED_GOLD,
     Counts,
     MetricValue,
     Pairs,
@@ -57,7 +58,7 @@ from stabfw.report.judged import compared, judge_metrics, scored
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
 from stabfw.spec import Gate, Published
 from stabfw.store import Outcome as StoredOutcome
-from stabfw.store import Store
+from stabfw.store import Store, Strength
 
 _SLICE_METRICS = (
     "accuracy_base",
@@ -81,12 +82,14 @@ class CellOutcomes:
         scores: What was read, and what that is worth.
         opinions: What a judge said of the answers that it was to score; None where it was not
             asked.
+        strengths: How far the instances were perturbed; baselines only know it.
     """
 
     cell: Cell
     predictions: Mapping[str, tuple[str, Prediction]]
     scores: Mapping[str, tuple[Answer, Score]]
     opinions: Mapping[str, Opinion | None] = field(default_factory=dict)
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> Table:
@@ -358,11 +361,14 @@ class _Measuring:
             key=key,
             base_key=base_key,
             condition=condition,
-            metrics=values,
-            floor=floor,
+            metrics=_told(values, preserved),
+            floor=_told(floor, preserved),
             counts=Counts.of(pairs),
             floor_counts=sum((Counts.of(repeat) for repeat in repeats), Counts()),
-            slices={name: _slice(pairs, name) for name in pairs.slices},
+            slices={
+                name: {k: _told(v, preserved) for k, v in _slice(pairs, name).items()}
+                for name in pairs.slices
+            },
             worst=worst_slice(pairs, "correct_loss_rate" if preserved else "divergence_ratio"),
             causes=asdict(causes),
             label_preserved=preserved,
@@ -551,7 +557,9 @@ class _Measuring:
 
 def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
-    return CellOutcomes(cell, predictions, current_scores(store, cell, predictions, inputs))
+    scores = current_scores(store, cell, predictions, inputs)
+    strengths = store.strengths(cell.key) if cell.perturbations else {}
+    return CellOutcomes(cell, predictions, scores, strengths=strengths)
 
 
 def current_scores(
@@ -601,6 +609,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     decode = [p.decode_ms for p in answered]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
     n = len(correct)
+    preserved = outcomes.cell.label_preserved
     return CellResult(
         key=outcomes.cell.key,
         condition=condition,
@@ -611,15 +620,18 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
             interval.high,
             n,
             interval.method,
-        ),
+        )
+        if preserved
+        else MetricValue("accuracy", None, None, None, n, "gold answers may not hold"),
         unanswered=len(outcomes.errors),
-        aggregates=outcomes.aggregates,
+        aggregates=outcomes.aggregates if preserved else {},
         report=row.report,
         facts={
             "instances": len(table),
             "prefill_ms_median": float(np.median(prefill)) if prefill else None,
             "decode_ms_median": float(np.median(decode)) if decode else None,
             "visual_tokens_per_layer": float(np.mean(visual)) if visual else None,
+            **_strength(outcomes.strengths.values()),
             "seconds": row.seconds,
             **row.provenance,
         },
@@ -643,11 +655,27 @@ def _gold(row: Row) -> str | None:
     return row.references[0] if closed and len(row.references) == 1 else None
 
 
+def _strength(strengths: Collection[Strength]) -> dict[str, float]:
+    """How far instances were perturbed on average: pictures, text, or both."""
+    edits = [strength.edits for strength in strengths]
+    means: dict[str, Sequence[float]] = {
+        "perturbation_psnr_db": [s.psnr for s in strengths if s.psnr is not None],
+        "perturbation_ssim": [s.ssim for s in strengths if s.ssim is not None],
+        "perturbation_edits": edits if any(edits) else [],
+    }
+    return {name: float(np.mean(values)) for name, values in means.items() if values}
+
+
 def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
     return {
         level: {metric: values[metric] for metric in _SLICE_METRICS}
         for level, values in by_slice(pairs, name, min_n=1, resamples=0).items()
     }
+
+
+def _told(metrics: Metrics, preserved: bool) -> dict[str, MetricValue]:
+    """What may be told of metrics: only what needs no gold answers, unless these hold."""
+    return {n: value for n, value in metrics.items() if preserved or n not in NEED_GOLD}
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

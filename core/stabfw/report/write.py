@@ -102,6 +102,7 @@ def _rows(
             variant=_given(variant, instance_id),
             kind=kind,
             cause=str(pairs.cause[place]) if changed else "",
+            strength=base.strengths.get(instance_id),
             thumbnail=picture,
         )
 

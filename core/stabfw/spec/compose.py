@@ -105,7 +105,8 @@ def components(registry: Registry, kind: Kind, config: Selection) -> Component[A
 def label(config: Selection | Sequence[Selection]) -> str:
     """A short readable name: the type and the parameters that differ from their defaults.
 
-    What has a name is called by it; the members of a composition are joined by ` + `.
+    What has a name is called by it; the members of a composition are joined by ` + `. What changes
+    no answer is left out.
 
     Example:
         `gaussian-noise severity=3 + typos`
@@ -119,7 +120,9 @@ def label(config: Selection | Sequence[Selection]) -> str:
     parts = [config.type]
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if name != "type" and (field.is_required() or value != _default(field)):
+        if name not in {"type", *config.aside} and (
+            field.is_required() or value != _default(field)
+        ):
             parts.append(f"{name}={_short(value)}")
     return " ".join(parts)
 

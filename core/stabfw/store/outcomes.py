@@ -33,14 +33,34 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", 
 
 
 @dataclass(frozen=True)
+class Strength:
+    """How far a perturbation moved an instance from the original.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio of its pictures in dB, of the mean squared error over all
+            of them; None where they are the same.
+        ssim: Mean structural similarity of its pictures; None where none was changed.
+        edits: Characters of the prompt to insert, delete or replace.
+    """
+
+    psnr: float | None
+    ssim: float | None
+    edits: int
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """One instance's prediction in a cell, with the answer read out of it and its score."""
+    """One instance's prediction in a cell, with the answer read out of it and its score.
+
+    `strength` tells how far the instance was perturbed, where that was measured.
+    """
 
     instance_id: str
     input_hash: str
     prediction: Prediction
     answer: Answer
     score: Score
+    strength: Strength | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +315,15 @@ class Store:
         )
         return {row[0]: (row[1], _prediction(row)) for row in rows}
 
+    def strengths(self, key: str) -> dict[str, Strength]:
+        """Return how far instances of a cell were perturbed, by id, where that was measured."""
+        rows = self._execute(
+            "SELECT instance, json_extract(detail, '$.strength') FROM predictions "
+            "WHERE key=? AND json_extract(detail, '$.strength') IS NOT NULL",
+            key,
+        )
+        return {instance: Strength(**json.loads(strength)) for instance, strength in rows}
+
     def scores(self, key: str, scorer: str) -> dict[str, tuple[Answer, Score]]:
         """Return answers and scores of a cell that a version of a scorer made, by instance id."""
         rows = self._execute(
@@ -423,6 +452,8 @@ def _prediction_row(key: str, number: int, outcome: Outcome) -> tuple[object, ..
         "options_logprob": prediction.options_logprob,
         "visual_tokens": prediction.visual_tokens,
     }
+    if outcome.strength is not None:
+        detail["strength"] = asdict(outcome.strength)
     return (
         key,
         outcome.instance_id,

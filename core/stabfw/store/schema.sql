@@ -41,7 +41,7 @@ CREATE TABLE predictions (
     prefill_ms REAL,
     decode_ms REAL NOT NULL,
     depths BLOB NOT NULL,               -- how deep each visual token went, compressed, empty if none was dropped
-    detail TEXT NOT NULL,               -- token ids, log-probs, first tokens, options, visual tokens
+    detail TEXT NOT NULL,               -- token ids, log-probs, first tokens, options, visual tokens, strength
     PRIMARY KEY (key, instance)
 ) WITHOUT ROWID;
 

@@ -122,7 +122,13 @@ def check_changes_something(subject: Subject) -> None:
 
 
 def _perturbed(perturbation: Perturbation[Any], items: Iterable[Instance]) -> list[Instance]:
-    return [perturbation.perturb(item, _generator(item)) for item in items]
+    if not perturbation.takes_from_another:
+        return [perturbation.perturb(item, _generator(item)) for item in items]
+    return [perturbation.perturb_with(item, _other(item), _generator(item)) for item in items]
+
+
+def _other(instance: Instance) -> Instance:
+    return next(item for item in instances() if item.images and item.id != instance.id)
 
 
 def _generator(instance: Instance) -> np.random.Generator:
@@ -140,7 +146,7 @@ def _content(item: Instance) -> Any:
 
 
 def _text(item: Instance) -> Any:
-    return item.question, item.choices, item.hint, item.template
+    return item.question, item.choices, item.hint, item.option_style
 
 
 def _pictures(item: Instance) -> Any:

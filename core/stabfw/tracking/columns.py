@@ -74,7 +74,8 @@ def comparison_columns(comparison: Comparison) -> dict[str, float]:
         if (floor := comparison.floor.get(column.metric)) is not None:
             value = floor.high if column.name.endswith("_hi") else floor.value
             found |= _rounded(column.name, value)
-    found |= {name: float(number) for name, number in asdict(comparison.counts).items()}
+    if comparison.label_preserved:
+        found |= {name: float(number) for name, number in asdict(comparison.counts).items()}
     found["n"] = float(comparison.counts.n)
     found["n_changed"] = float(comparison.counts.n_changed)
     return found

@@ -438,8 +438,11 @@ def _cell_note(entry: _Entry, results: Results) -> str:
     counts = entry.comparison.counts
     numbers = (counts.n_ci, counts.n_ic, counts.n_ii_diff, counts.n_cc_diff)
     lines += ["", "| what changed | answers |", "|---|---|"]
-    for (name, arrow), number in zip(KINDS.values(), numbers, strict=True):
-        lines.append(f"| {name} ({arrow}) | {number} |")
+    if entry.comparison.label_preserved:
+        for (name, arrow), number in zip(KINDS.values(), numbers, strict=True):
+            lines.append(f"| {name} ({arrow}) | {number} |")
+    else:
+        lines.append(f"| changed | {counts.n_changed} |")
     lines += [f"| all compared | {counts.n} |", ""]
     lines.append(f"{results.estimand} comparison. Every changed answer is in `flips.html`.")
     return "\n".join(lines)[:4900]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from stabfw.components import AnswerKind, Benchmark, Graded, Instance, Outline
+from stabfw.components import AnswerKind, Benchmark, Graded, Instance, Outline, option_lines
 from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.hub import LETTER, HubBenchmark, Split, choices
@@ -58,11 +58,7 @@ class MmBench(HubBenchmark):
     def render(self, instance: Instance) -> str:
         """Hint and question, a line that announces the options, then these."""
         lines = [f"{instance.hint} {instance.question}".strip() + " There are several options:"]
-        lines += [
-            f"{letter}. {choice.text}"
-            for letter, choice in zip("ABCD", instance.choices, strict=False)
-        ]
-        return "\n".join(lines) + self.suffix
+        return "\n".join([*lines, *option_lines(instance)]) + self.suffix
 
 
 @hookimpl

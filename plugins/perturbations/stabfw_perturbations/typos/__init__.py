@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from stabfw.components import Instance, Modality, Perturbation, PerturbationConfig
+from stabfw.components import AnswerKind, Instance, Modality, Perturbation, PerturbationConfig
 from stabfw.registry import hookimpl
 
 from stabfw_perturbations.typos.slips import misspell
@@ -28,8 +28,8 @@ class Typos(Perturbation[TyposConfig]):
     Only the words of the question are touched. Options (also such as stand in the question as
     lines `A. ...`), the hint, words with digits, words of one letter and special tokens such as
     `<image>` stay as they are. With one generator state, a higher rate changes the same words as
-    a lower one and more. A typo can by chance make another word; the gold answer is taken to
-    hold, as people understand such questions.
+    a lower one and more. A typo can make another word of the one that is asked for ("cat", "car"),
+    so no label holds; where it cannot, a spec may say `gold_holds: true`.
     """
 
     config_cls: ClassVar[type[TyposConfig]] = TyposConfig
@@ -40,6 +40,10 @@ class Typos(Perturbation[TyposConfig]):
         if self.config.rate == 0:
             return instance
         return replace(instance, question=misspell(instance.question, self.config.rate, rng))
+
+    def preserves_label(self, kind: AnswerKind) -> bool:
+        """Only at rate 0."""
+        return self.config.rate == 0
 
 
 @hookimpl

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from stabfw_perturbations.words import change_words
+
 if TYPE_CHECKING:
     import numpy as np
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_OPTION_LINE = re.compile(r"\s*\(?[A-Z][.):]\s")
-_PROTECTED = re.compile(r"[\d<>\[\]{}|_@/\\]")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -34,13 +34,7 @@ def misspell(text: str, rate: float, rng: np.random.Generator) -> str:
         chance, kind, place, key = rng.random(4)
         return _slip(match[0], kind, place, key) if chance < rate else match[0]
 
-    def chunk(match: re.Match[str]) -> str:
-        return match[0] if _PROTECTED.search(match[0]) else _WORD.sub(word, match[0])
-
-    lines = text.splitlines(keepends=True)
-    return "".join(
-        line if _OPTION_LINE.match(line) else re.sub(r"\S+", chunk, line) for line in lines
-    )
+    return change_words(text, lambda chunk: _WORD.sub(word, chunk))
 
 
 def _slip(word: str, kind: float, place: float, key: float) -> str:
