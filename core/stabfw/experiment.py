@@ -24,16 +24,45 @@ from stabfw.errors import (
     blaming,
 )
 from stabfw.execute.messages import WORKER
-from stabfw.plan import Cell, Condition, Fit, Plan, Role, Session, make_plan
+from stabfw.plan import (
+    Cell,
+    Condition,
+    Fit,
+    Plan,
+    Role,
+    Session,
+    gated,
+    make_plan,
+    refuse_gates,
+)
 from stabfw.plan.cells import component_fields
 from stabfw.registry import Observers, Registry, events
-from stabfw.report.layout import CHANGES, PUBLISHED, REPORT, RESULTS, SPEC, cell_directory
-from stabfw.spec import Controls, ExperimentSpec, components, label, load_spec, to_yaml
+from stabfw.report.layout import (
+    CHANGES,
+    PUBLISHED,
+    REPORT,
+    RESULTS,
+    SPEC,
+    VERDICT,
+    cell_directory,
+)
+from stabfw.spec import (
+    CLEAN,
+    Controls,
+    ExperimentSpec,
+    components,
+    label,
+    load_spec,
+    parse_spec,
+    to_yaml,
+)
 from stabfw.store import Store, digest
 
 if TYPE_CHECKING:
     from stabfw.execute import Executor, Message, Task
-    from stabfw.metrics import Outcomes
+    from stabfw.metrics import Outcomes, Pairs
+    from stabfw.plan import Dataset
+    from stabfw.report.canary import Wanted
     from stabfw.report.rescoring import CellChange
     from stabfw.report.results import Failure, Results
 
@@ -92,6 +121,7 @@ def run(
     directory = _directory(spec)
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
         if plan.fits:
             _fit(plan.fits, spec, store, observers)
             plan = make_plan(spec, registry, store)
@@ -156,14 +186,11 @@ def rescore(
     from stabfw.report.rescoring import rescored
 
     registry = registry or Registry()
-    if not (spec.store / "outcomes.sqlite").is_file():
-        raise RunError(
-            f"{spec.store}: there is no store here, so there are no answers to score; start stabfw "
-            "in the directory where the experiment was run, or name the store with --set store=DIR"
-        )
+    _require_store(spec)
     directory = _directory(spec) if keep else spec.runs / spec.name
     with Store(spec.store) as store:
         plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
         _require_finished(spec, plan, store)
         cells = rescored(plan, store, _scorers(directory), keep=keep, examples=examples)
         if not keep:
@@ -171,6 +198,139 @@ def rescore(
         observers = _observers(spec, registry, observers)
         results, unjudged = _conclude(spec, registry, plan, store, None, directory, observers)
     return Rescored(cells, Run(results, directory, computed=0, unjudged=unjudged))
+
+
+def gate(
+    spec: ExperimentSpec,
+    *,
+    registry: Registry | None = None,
+    observers: Observers | None = None,
+) -> Run:
+    """Judge a finished experiment by the gates of its spec; no model under test is loaded.
+
+    Results, pages and MLflow are brought up to date, as gates may have changed since the run.
+
+    Args:
+        spec: The experiment.
+        registry: Where plugins come from; all installed ones by default.
+        observers: Who is told what happens; MLflow is added if the spec asks for it.
+
+    Returns:
+        The results, with `results.gates`, and where they are.
+
+    Raises:
+        SpecError: There are no gates, or one cannot be judged or could never pass.
+        RunError: There is no such store.
+        IncompleteError: Some cells are not in the store.
+        StabfwError: The data or the store cannot be read.
+    """
+    if not spec.gates:
+        raise SpecError(
+            f"there are no gates in the spec of '{spec.name}'; add some to it, or give them with "
+            "--set 'gates=[{metric: correct_loss_rate, at_most: 0.02}]'"
+        )
+    registry = registry or Registry()
+    _require_store(spec)
+    directory = _directory(spec)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        refuse_gates(spec, plan)
+        _require_finished(spec, plan, store)
+        observers = _observers(spec, registry, observers)
+        results, unjudged = _conclude(spec, registry, plan, store, None, directory, observers)
+    return Run(results, directory, computed=0, unjudged=unjudged)
+
+
+def canary(
+    spec: ExperimentSpec,
+    directory: Path,
+    *,
+    wanted: Wanted,
+    stacks: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> dict[str, int]:
+    """Export questions of a finished experiment that flip easily, as a regression test.
+
+    Args:
+        spec: The experiment.
+        directory: Where to.
+        wanted: How many questions of each group, for each benchmark.
+        stacks: Names of the stacks whose flips count; all by default.
+        registry: Where plugins come from; all installed ones by default.
+
+    Returns:
+        The number of questions in each group.
+
+    Raises:
+        SpecError: There is no such stack.
+        RunError: Pictures may not leave the store, or there is nothing to export.
+        DataError: `custom` would ask something else than was asked.
+        IncompleteError: Some cells are not in the store.
+    """
+    from stabfw.components.files import write_atomic
+    from stabfw.metrics import pair
+    from stabfw.report import canary as sets
+    from stabfw.report.measure import load_outcomes
+
+    if unknown := [name for name in stacks if name not in spec.stacks]:
+        raise SpecError(f"there is no stack '{unknown[0]}' in this spec: {', '.join(spec.stacks)}")
+    registry = registry or Registry()
+    _require_store(spec)
+    with Store(spec.store) as store:
+        plan = make_plan(spec, registry, store)
+        _require_finished(spec, plan, store)
+        done = load_outcomes(plan, store)
+    found: dict[str, dict[Condition, Pairs]] = {}
+    for at, key in plan.named.items():
+        cell = done[key].cell
+        if at.role is not Role.STACK or at.perturbation != CLEAN or cell.dataset.free:
+            continue
+        if not stacks or at.stack in stacks:
+            joined = pair(done[plan.base_of[key]].table, done[key].table)
+            found.setdefault(at.benchmark, {})[at] = joined
+    datasets = {
+        cell.dataset.name: cell.dataset for cell in plan.cells if cell.dataset.name in found
+    }
+    for dataset in datasets.values():
+        _require_pictures_may_leave(spec, dataset)
+    chosen = [(datasets[name], sets.choose(pairs, wanted)) for name, pairs in found.items()]
+    tables = sets.export(chosen, directory, name=spec.name, spec_hash=spec.hash())
+    custom = registry.load(Kind.BENCHMARK, "custom")
+    for table in tables:
+        sets.verify(table, directory, custom)
+    again = {
+        **spec.dump(),
+        "name": f"{spec.name}-canary",
+        "benchmarks": [dict(table.config) for table in tables],
+        **{"perturbations": [], "gates": [], "published": [], "metrics": [], "judge": None},
+        "controls": {"noise_floor": None},
+        **{"store": ".stabfw/store", "runs": "runs"},
+    }
+    write_atomic(directory / SPEC, to_yaml(parse_spec(again, registry)).encode())
+    groups = [group for _, picked in chosen for group, _ in picked.values()]
+    return {group: groups.count(group) for group in sets.GROUPS}
+
+
+def _require_pictures_may_leave(spec: ExperimentSpec, dataset: Dataset) -> None:
+    if dataset.benchmark.private:
+        raise RunError(
+            f"the pictures of '{dataset.name}' are private, so they are not exported; say "
+            "`private: false` in the benchmark if they may leave"
+        )
+    if spec.tracking.images != "full":
+        raise RunError(
+            f"`tracking: {{images: {spec.tracking.images}}}` keeps pictures in place, so those of "
+            f"'{dataset.name}' are not exported; if they may leave, say so with --set "
+            "tracking.images=full"
+        )
+
+
+def _require_store(spec: ExperimentSpec) -> None:
+    if not (spec.store / "outcomes.sqlite").is_file():
+        raise RunError(
+            f"{spec.store}: there is no store here, so there are no answers; start stabfw in the "
+            "directory where the experiment was run, or name the store with --set store=DIR"
+        )
 
 
 def _require_finished(spec: ExperimentSpec, plan: Plan, store: Store) -> None:
@@ -486,6 +646,7 @@ def _report(
         failures=failures,
         metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
         published=spec.published,
+        gates=gated(spec, plan),
     )
     (directory / PUBLISHED).unlink(missing_ok=True)
     write_atomic(directory / SPEC, to_yaml(spec).encode())
@@ -603,4 +764,5 @@ def _unchanged(directory: Path, manifest: str) -> Results | None:
     except (OSError, DataError):
         return None  # They are made anew from the store.
     pages = [cell_directory(directory, c.condition) / CHANGES for c in results.comparisons]
-    return results if all(map(Path.exists, [*pages, directory / REPORT])) else None
+    pages += [directory / REPORT, *([directory / VERDICT] if results.gates else [])]
+    return results if all(map(Path.exists, pages)) else None

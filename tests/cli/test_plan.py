@@ -13,7 +13,7 @@ from stabfw.errors import DataError
 from stabfw.plan import GPUS, Estimator, make_plan
 from stabfw.plan.estimate import EFFICIENCY
 from stabfw.registry import Registry
-from stabfw.spec import ExperimentSpec, load_spec, parse_spec
+from stabfw.spec import ExperimentSpec, load_spec, parse_spec, to_yaml
 from stabfw.store import Store
 from stabfw_models.tiny import WEIGHTS
 
@@ -65,6 +65,23 @@ def test_study_is_laid_out_without_torch(spec: Path, tmp_path: Path) -> None:
     assert "GPU hours on one A100" in text
     assert "unsupported" not in text
     assert "not here" in text
+
+
+def test_a_gate_is_laid_out_without_the_data(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stabfw.cli import invoke
+
+    gates = [{"metric": "correct_loss_rate", "at_most": 0.02}]
+    path = tmp_path / "spec.yaml"
+    path.write_text(to_yaml(small(registry, tmp_path, gates=gates)))
+    assert invoke(["plan", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "500 questions, independent pictures: not known; 70.0% right, assumed" in said
+    assert "350 answers can be lost, worth 350 independent ones (without the data" in said
+    # Even all of them right and kept could not show so little.
+    assert invoke(["plan", str(path), "--set", "gates.0.at_most=0.005"]) == 2
+    assert "its 500 questions are too few" in capsys.readouterr().err
 
 
 def test_study_is_the_grid_that_was_promised(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stabfw.metrics import Counts, Outcomes, correct_losses, pair, stability_metrics
+from stabfw.metrics import Counts, Outcomes, pair, stability_metrics
 
 
 def example():
@@ -66,16 +66,6 @@ def test_metrics_and_counts_agree():
     shared = [name for name in metrics if hasattr(counts, name)]
     assert len(shared) == 13
     assert {n: metrics[n].value for n in shared} == {n: getattr(counts, n) for n in shared}
-
-
-def test_gate_rows_agree_with_both_loss_rates():
-    pairs = example()
-    counts = Counts.of(pairs)
-    worst, codes = correct_losses(pairs)
-    assert worst.mean() == counts.worst_case_loss_rate
-    assert len(codes) == len(worst) == 6
-    complete, _ = correct_losses(pairs, worst_case=False)
-    assert complete.mean() == counts.correct_loss_rate
 
 
 def test_without_pairs_every_rate_is_none():

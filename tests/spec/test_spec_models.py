@@ -71,6 +71,7 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "generation": {"mode": "generate", "max_new_tokens": 16, "top_tokens": 5},
         "batch_size": 8,
         "published": [],
+        "gates": [],
         "judge": None,
         "metrics": [],
         "execution": {"executor": "inline", "workers": 1},

@@ -304,3 +304,37 @@ def test_curves_of_a_fit_are_a_run(uri):
     assert run.data.metrics["seconds"] == 12.5
     history = client.get_metric_history(run.info.run_id, "loss")
     assert {point.step: point.value for point in history} == {n: 1 / n for n in curve}
+
+
+def test_verdicts_arrive_as_tags_and_their_bounds_as_metrics(drawn, run_directory, uri):
+    from mlflow import MlflowClient
+    from stabfw.metrics import Estimate, Verdict
+    from stabfw.report.gates import write_verdict
+    from stabfw.report.results import GateResult, Judged
+
+    first, second = drawn.results.comparisons[:2]
+    found = Estimate(0.03, 0.0125, 0.0625, 200, 150, "clopper-pearson")
+    cells = (
+        Judged(first.condition, Verdict.FAIL, "why", found, found),
+        Judged(second.condition, Verdict.PASS, "why", found, found),
+    )
+    gates = (
+        GateResult("correct_loss_rate", 0.01, False, 0.95, {}, Verdict.FAIL, cells),
+        GateResult("accuracy_delta", -0.1, True, 0.95, {}, Verdict.PASS, cells[1:]),
+    )
+    results = dataclasses.replace(drawn.results, gates=gates)
+    directory = run_directory.parent / "judged"
+    directory.mkdir()
+    write_verdict(results, directory)
+    published = publish(results, directory, uri, traces=0)
+    client = MlflowClient(uri)
+    parent = client.get_run(published.parent).data
+    assert parent.tags["stabfw.verdict"] == "fail"
+    assert parent.tags["stabfw.gate.1"] == "accuracy_delta ≥ −10.0 %: pass"
+    assert (parent.metrics["gates_fail"], parent.metrics["gates_pass"]) == (1, 2)
+    names = {file.path for file in client.list_artifacts(published.parent)}
+    assert {"verdict.json", "junit.xml", "summary.md"} <= names
+    one, two = (client.get_run(published.runs[slug(c.condition)]).data for c in (first, second))
+    assert (one.tags["stabfw.verdict"], two.tags["stabfw.verdict"]) == ("fail", "pass")
+    assert (one.metrics["gate_0_bound"], two.metrics["gate_1_bound"]) == (0.0625, 0.0125)
+    assert "stabfw.gate.1" not in one.tags

@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("stabfw.cli.plan", "Show what a run would compute, without computing it."),
     "fit": ("stabfw.cli.fit", "Calibrate or train the accelerators of a stack."),
     "run": ("stabfw.cli.run", "Run an experiment, or what is left of it."),
+    "gate": ("stabfw.cli.gate", "Judge a finished experiment by the gates of its spec."),
+    "canary": ("stabfw.cli.canary", "Export questions that flip easily, as a regression test."),
     "rescore": ("stabfw.cli.rescore", "Read and score stored answers anew, without a model."),
     "show": ("stabfw.cli.show", "Show the results of a run."),
     "import": ("stabfw.cli.import_", "Read a log of another harness."),
@@ -101,7 +103,7 @@ def cli(state: State, debug: bool) -> None:
     """Tell whether an accelerated vision-language model still gives the same answers.
 
     Exit codes: 0 ok, 1 gate failed, 2 spec or usage, 3 plugin, 4 incomplete, 5 inconclusive,
-    6 not measurable, 130 interrupted.
+    6 not measurable, 130 interrupted. Where several are true, the first of 2, 3, 4, 1, 6, 5.
     """
     state.debug = debug
 

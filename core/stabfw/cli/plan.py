@@ -11,7 +11,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stabfw.plan import Cell, Plan
+    from stabfw.plan import Cell, Forecast, Plan
+    from stabfw.spec import Gate
     from stabfw.store import CellRow, Store
 
 #: With more cells than this, they are shown by model and stack.
@@ -34,7 +35,8 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
     """Show the cells of SPEC, which of them are in the store, and how many models are loaded.
 
     Nothing is computed, no model is loaded, nothing is downloaded. Data sets and checkpoints that
-    are not on this machine are planned by their published sizes, where these are known.
+    are not on this machine are planned by their published sizes, where these are known. Of each
+    gate it is told how likely it passes, and how many questions that would take.
 
     \b
     Examples:
@@ -45,7 +47,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
     from rich.markup import escape
 
     from stabfw.plan import explain as differences
-    from stabfw.plan import make_plan
+    from stabfw.plan import forecasts, make_plan, refuse_gates
     from stabfw.registry import Registry
     from stabfw.spec import load_spec
     from stabfw.store import Store
@@ -57,6 +59,7 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
     console = terminal()
     with Store(loaded.store) as store:
         plan = make_plan(loaded, registry, store, outline=True)
+        refuse_gates(loaded, plan)
         rows = {row.key: row for row in store.cells()}
         if each or explain or len(plan.named) <= _MANY:
             _print_cells(console, plan, store, rows)
@@ -77,6 +80,8 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
             chosen = f" on {len(fit.instance_ids)} instances" if fit.instance_ids else ""
             console.print(escape(f"fit first: {fit.label}{chosen}"))
         _print_unsupported(console, plan, each)
+        for forecast in forecasts(loaded, plan, store):
+            _print_forecast(console, loaded.gates[forecast.gate], forecast)
         for what in plan.missing:
             console.print(f"[yellow]not here[/] {escape(what)}", highlight=False)
         if explain:
@@ -201,11 +206,62 @@ def _print_unsupported(console: Console, plan: Plan, each: bool) -> None:
         console.print(f"[red]unsupported[/] {escape(why)}{cells}")
 
 
+_SOURCES = {
+    "store": "by the stored baseline",
+    "published": "as published",
+    "assumed": "assumed, as the baseline was not run yet",
+}
+
+
+def _print_forecast(console: Console, gate: Gate, told: Forecast) -> None:
+    """What a gate can tell on one benchmark: its power and sample size."""
+    from rich.markup import escape
+
+    sign = "≤" if gate.at_least is None else "≥"
+    cells = "1 cell" if told.cells == 1 else f"the weakest of {told.cells} cells"
+    console.print(
+        escape(f"gate {gate.metric} {sign} {gate.limit:.3g} at {gate.confidence:.4g}, {cells}: ")
+        + escape(told.weakest.label),
+        style="bold",
+        highlight=False,
+        soft_wrap=True,
+    )
+    pictures = "not known" if told.images is None else f"{told.images:,}"
+    effect = f"design effect {told.design_effect:.2f}"
+    if told.images is None:
+        effect = "without the data all are taken for independent, which is too hopeful"
+    accuracy = f"; {told.accuracy:.1%} right, {_SOURCES[told.source]}" if told.source else ""
+    valid = f"; {told.valid:.1%} answered" if told.valid < 1 else ""
+    lines = [
+        f"{told.questions:,} questions, independent pictures: {pictures}{accuracy}{valid}",
+        f"{told.at_risk:,} answers can be lost, worth {told.effective:,.0f} independent ones "
+        f"({effect})",
+    ]
+    if told.too_few:
+        lines.append("[yellow]too few pictures: it must stay inconclusive[/]")
+    elif told.most is None:
+        lines.append("[yellow]it cannot pass, even if nothing is lost[/]")
+    else:
+        lines.append(f"passes if at most {told.most:,} of the independent ones are lost")
+    for line in lines:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    table = _table("true loss", "power", "questions for power 0.8", "for power 0.9")
+    for rate, needed in told.needed.items():
+        power = 0.0 if told.too_few else told.power[rate]
+        counts = (f"{count:,}" if count is not None else "out of reach" for count in needed)
+        table.add_row(f"{rate:.3%}", f"{power:.0%}", *counts)
+    console.print(table)
+
+
 def _table(*names: str) -> Any:
     from rich.table import Table
 
     table = Table(header_style="bold")
     for name in names:
-        numeric = name in ("instances", "cells") or (name == "in the store" and len(names) > 4)
+        numeric = (
+            name in ("instances", "cells", "power")
+            or name.endswith(("0.8", "0.9"))
+            or (name == "in the store" and len(names) > 4)
+        )
         table.add_column(name, justify="right" if numeric else "left")
     return table

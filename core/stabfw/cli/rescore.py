@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
+    from stabfw.registry import Registry
     from stabfw.report.rescoring import CellChange
+    from stabfw.spec import ExperimentSpec
 
 _TEXT = 60
 
@@ -49,21 +53,14 @@ def command(
 
     from rich.markup import escape
 
-    from stabfw.errors import IncompleteError, RunError
+    from stabfw.errors import IncompleteError
     from stabfw.experiment import rescore
     from stabfw.registry import Registry
-    from stabfw.report.layout import SPEC
-    from stabfw.spec import load_spec
 
     from .tables import terminal
 
-    if run.is_dir() and not (run / SPEC).is_file():
-        raise RunError(
-            f"{run}: no run is here; give the directory that `stabfw run` named, such as "
-            "runs/demo, or a spec"
-        )
     registry = Registry()
-    spec = load_spec(run / SPEC if run.is_dir() else run, registry, overrides)
+    spec = spec_of(run, registry, overrides)
     done = rescore(spec, registry=registry, keep=not dry_run, examples=examples)
     if as_json:
         cells = [asdict(cell) for cell in done.cells]
@@ -94,6 +91,25 @@ def command(
         click.echo(f"report   {done.run.directory / 'report.html'}")
         if done.run.unjudged:
             raise IncompleteError(f"{done.run.unjudged}; give the same command again later")
+
+
+def spec_of(run: Path, registry: Registry, overrides: Sequence[str] = ()) -> ExperimentSpec:
+    """Read the spec of a run from its directory, or a spec file.
+
+    Raises:
+        RunError: It is a directory without a run.
+        SpecError: The spec is not valid.
+    """
+    from stabfw.errors import RunError
+    from stabfw.report.layout import SPEC
+    from stabfw.spec import load_spec
+
+    if run.is_dir() and not (run / SPEC).is_file():
+        raise RunError(
+            f"{run}: no run is here; give the directory that `stabfw run` named, such as "
+            "runs/demo, or a spec"
+        )
+    return load_spec(run / SPEC if run.is_dir() else run, registry, overrides)
 
 
 def _table(cells: list[CellChange]) -> Table:

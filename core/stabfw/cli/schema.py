@@ -22,12 +22,20 @@ from stabfw.spec.schema import SCHEMA_FILE, json_schema
     show_default=True,
     help="File to write; - is standard output.",
 )
-def command(output: str) -> None:
+@click.option(
+    "--verdict", is_flag=True, help="The schema of verdict.json instead, on standard output."
+)
+def command(output: str, verdict: bool) -> None:
     """Write the JSON Schema of specs, with the parameters of all installed plugins.
 
     An editor with a YAML language server then completes specs and marks mistakes. Write it again
     after installing a plugin.
     """
+    if verdict:
+        from stabfw.report.gates import verdict_schema
+
+        click.echo(json.dumps(verdict_schema(), indent=2))
+        return
     logging.basicConfig(format="%(levelname)s: %(message)s")
     text = json.dumps(json_schema(Registry()), indent=2) + "\n"
     if output == "-":

@@ -8,10 +8,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stabfw.metrics.gates import Verdict
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import Comparison, Metrics, Results, Role
+from stabfw.report.gates import HEAD, row, title
+from stabfw.report.results import Comparison, GateResult, Metrics, Results, Role
 from stabfw.report.wording import JUDGED, NOTHING, interval, percent, points
 
+_COLOURS = {
+    Verdict.PASS: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NOT_MEASURABLE: "magenta",
+    Verdict.FAIL: "red",
+}
 _ORDER = {Role.STACK: 0, Role.EQUAL_BUDGET: 1, Role.LOSSLESS: 2}
 
 
@@ -94,6 +102,36 @@ def metrics_table(title: str, metrics: Metrics) -> Table:
         bounds = f"{low} … {high}" if metric.low is not None else ""
         table.add_row(metric.name, _plain(metric.value), bounds, str(metric.n), metric.method)
     return table
+
+
+def gate_table(gate: GateResult) -> Table:
+    """The verdict of one gate on each of its cells."""
+    table = Table(
+        title=escape(f"{title(gate)}, at {gate.confidence:.4g}: {gate.verdict}"),
+        title_justify="left",
+        header_style="bold",
+        caption="one-sided bounds; missing and unreadable answers count as lost",
+        caption_justify="left",
+    )
+    for name in HEAD:
+        table.add_column(name, overflow="fold", no_wrap=name in ("verdict", "value", "bounds"))
+    for cell in gate.cells:
+        label, verdict, *told = map(escape, row(gate, cell))
+        table.add_row(label, f"[{_COLOURS[cell.verdict]}]{verdict}[/]", *told)
+    return table
+
+
+def print_gates(console: Console, results: Results) -> None:
+    """Print the verdicts, why they are no pass, and over all; nothing where there are no gates."""
+    for gate in results.gates:
+        console.print(gate_table(gate))
+        for cell in gate.cells:
+            if cell.verdict is not Verdict.PASS:
+                line = f"{cell.condition.label}: {cell.reason}"
+                console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+    if results.verdict is not None:
+        colour = _COLOURS[results.verdict]
+        console.print(f"verdict  [{colour}]{results.verdict}[/]", highlight=False)
 
 
 def print_results(console: Console, results: Results) -> None:

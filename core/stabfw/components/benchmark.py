@@ -133,6 +133,14 @@ class Benchmark(Component[B]):
         """Whether pictures stay out of reports and tracking, whatever `tracking.images` says."""
         return False
 
+    @property
+    def representative(self) -> bool:
+        """Whether a rate over its questions estimates anything.
+
+        Not where they were chosen by how they were answered; no gate judges such a set.
+        """
+        return True
+
     @abstractmethod
     def instances(self, split: str) -> Iterable[Instance]:
         """Yield the instances of a split in a fixed order, `config.limit` at the most.

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .corruption import corruption_errors as corruption_errors
     from .counts import Counts as Counts
     from .divergence import first_divergence as first_divergence
+    from .gates import Estimate as Estimate
+    from .gates import Verdict as Verdict
+    from .gates import combined as combined
+    from .gates import decide as decide
+    from .gates import floor_estimate as floor_estimate
+    from .gates import gate_estimate as gate_estimate
+    from .gates import harms as harms
     from .groups import by_group as by_group
     from .groups import group_floor as group_floor
     from .groups import group_metrics as group_metrics
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from .intervals import bootstrap_interval as bootstrap_interval
     from .intervals import clopper_pearson as clopper_pearson
     from .intervals import design_effect as design_effect
+    from .intervals import effective_size as effective_size
     from .intervals import korn_graubard as korn_graubard
     from .intervals import mean_interval as mean_interval
     from .intervals import newcombe_paired as newcombe_paired
@@ -50,6 +58,9 @@ if TYPE_CHECKING:
     from .several import macro_average as macro_average
     from .several import slice_contrasts as slice_contrasts
     from .several import worst_slice as worst_slice
+    from .sizing import largest_passing as largest_passing
+    from .sizing import power as power
+    from .sizing import sample_size as sample_size
     from .stability import METRICS as METRICS
     from .stability import NEED_GOLD as NEED_GOLD
     from .stability import Excess as Excess
@@ -58,7 +69,6 @@ if TYPE_CHECKING:
     from .stability import accuracy_did as accuracy_did
     from .stability import by_slice as by_slice
     from .stability import compression_specific_failure_rate as compression_specific_failure_rate
-    from .stability import correct_losses as correct_losses
     from .stability import excess_metrics as excess_metrics
     from .stability import excess_per_instance as excess_per_instance
     from .stability import flip_causes as flip_causes
@@ -70,12 +80,22 @@ if TYPE_CHECKING:
 _HOME = {
     "pairs": ("Outcomes", "PairingError", "Pairs", "Side", "pair"),
     "counts": ("Counts",),
+    "gates": (
+        "Estimate",
+        "Verdict",
+        "combined",
+        "decide",
+        "floor_estimate",
+        "gate_estimate",
+        "harms",
+    ),
     "groups": ("by_group", "group_floor", "group_metrics"),
     "intervals": (
         "Interval",
         "bootstrap_interval",
         "clopper_pearson",
         "design_effect",
+        "effective_size",
         "korn_graubard",
         "mean_interval",
         "newcombe_paired",
@@ -98,6 +118,7 @@ _HOME = {
     ),
     "divergence": ("first_divergence",),
     "likelihood": ("loglik_delta",),
+    "sizing": ("largest_passing", "power", "sample_size"),
     "stability": (
         "METRICS",
         "NEED_GOLD",
@@ -107,7 +128,6 @@ _HOME = {
         "accuracy_did",
         "by_slice",
         "compression_specific_failure_rate",
-        "correct_losses",
         "excess_metrics",
         "excess_per_instance",
         "flip_causes",

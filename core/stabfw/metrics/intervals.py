@@ -101,6 +101,27 @@ def design_effect(successes: BoolArray, clusters: NDArray[Any]) -> float:
     return _design_effect(hits, sizes)
 
 
+def effective_size(successes: BoolArray, clusters: NDArray[Any], confidence: float = 0.95) -> float:
+    """Return how many independent rows clustered ones are worth, as `korn_graubard` sees it.
+
+    Args:
+        successes: Shape ``(n,)``.
+        clusters: Labels, shape ``(n,)``.
+        confidence: Two-sided coverage of the interval that is to be made.
+
+    Returns:
+        At most n, and n where every cluster has one row; 0 for fewer than two clusters.
+
+    Example:
+        >>> effective_size(np.zeros(3, dtype=bool), np.array([0, 1, 2]))
+        3.0
+    """
+    hits, sizes = _proportion_totals(successes, _codes(clusters))
+    if len(sizes) < 2:
+        return 0.0
+    return min(_effective_size(hits, sizes, confidence), float(len(successes)))
+
+
 def korn_graubard(
     successes: BoolArray,
     clusters: NDArray[Any],
@@ -127,15 +148,11 @@ def korn_graubard(
         >>> round(korn_graubard(hits, np.array([0, 0, 1, 1, 2, 2, 3, 3])).high, 3)
         0.584
     """
-    from scipy.stats import t
-
     hits, sizes = _proportion_totals(successes, _codes(clusters))
-    n, m = len(successes), len(sizes)
-    if m < 2:
+    n = len(successes)
+    if len(sizes) < 2:
         return Interval(0.0, 1.0, "korn-graubard")
-    quantile = (1 + confidence) / 2
-    shrink = float(t.ppf(quantile, n - 1) / t.ppf(quantile, m - 1)) ** 2
-    n_eff = min(n / _design_effect(hits, sizes) * shrink, n, max_n or n)
+    n_eff = min(_effective_size(hits, sizes, confidence), n, max_n or n)
     share = float(hits.sum()) / n
     exact = clopper_pearson(share * n_eff if share < 1 else n_eff, n_eff, confidence)
     return _containing(share, exact.low, exact.high, "korn-graubard")
@@ -448,6 +465,15 @@ def _proportion_totals(successes: BoolArray, codes: IntArray) -> tuple[FloatArra
     sizes = np.bincount(codes)
     hits = np.bincount(codes[successes], minlength=len(sizes))
     return hits[sizes > 0].astype(np.float64), sizes[sizes > 0].astype(np.float64)
+
+
+def _effective_size(hits: FloatArray, sizes: FloatArray, confidence: float) -> float:
+    from scipy.stats import t
+
+    n, m = float(sizes.sum()), len(sizes)
+    quantile = (1 + confidence) / 2
+    shrink = float(t.ppf(quantile, n - 1) / t.ppf(quantile, m - 1)) ** 2
+    return n / _design_effect(hits, sizes) * shrink
 
 
 def _design_effect(hits: FloatArray, sizes: FloatArray) -> float:

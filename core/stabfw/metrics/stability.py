@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import exp, isfinite, log
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .intervals import (
     Interval,
@@ -223,7 +222,7 @@ def noise_floor(
         >>> noise_floor([pair(run, run), pair(run, run)])["divergence_ratio"].value
         0.0
     """
-    metrics = _metrics(_stack(repeats), confidence, resamples, seed, repeated=True)
+    metrics = _metrics(stacked(repeats), confidence, resamples, seed, repeated=True)
     del metrics["mcnemar_p"]
     return metrics
 
@@ -420,32 +419,6 @@ def flip_causes(pairs: Pairs) -> FlipCauses:
     """
     counts = {cause: int(np.count_nonzero(pairs.cause == cause)) for cause in FLIP_CAUSES}
     return FlipCauses(**counts)
-
-
-def correct_losses(pairs: Pairs, *, worst_case: bool = True) -> tuple[BoolArray, NDArray[np.int64]]:
-    """Return what a gate on lost correct answers needs, ready for `proportion_interval`.
-
-    Args:
-        pairs: The joined cells.
-        worst_case: Count pairs that could not be compared as lost, unless the baseline is known
-            to be wrong; else leave them out.
-
-    Returns:
-        Whether each answer at risk was lost, and the cluster codes; both of shape ``(n,)``.
-
-    Example:
-        >>> from stabfw.metrics import Outcomes, pair
-        >>> a = Outcomes.from_columns(["q1", "q2"], answer=["A", "B"], correct=[True, True])
-        >>> b = Outcomes.from_columns(["q1"], answer=["A"], correct=[True])
-        >>> correct_losses(pair(a, b))[0].tolist()
-        [False, True]
-    """
-    at_risk = pairs.base.correct & pairs.valid
-    lost = at_risk & ~pairs.variant.correct
-    if worst_case:
-        unknown = ~pairs.valid & (pairs.base.correct | ~pairs.base.usable)
-        at_risk, lost = at_risk | unknown, lost | unknown
-    return lost[at_risk], pairs.cluster_codes[at_risk]
 
 
 def _metrics(
@@ -672,7 +645,12 @@ def _matched(clean: Pairs, perturbed: Pairs) -> tuple[Pairs, Pairs]:
     return clean.select(row >= 0), perturbed.select(row[row >= 0])
 
 
-def _stack(repeats: Sequence[Pairs]) -> Pairs:
+def stacked(repeats: Sequence[Pairs]) -> Pairs:
+    """Put repeats below each other: one row per instance and repeat.
+
+    Raises:
+        ValueError: There is no repeat.
+    """
     if not repeats:
         raise ValueError("a noise floor needs at least one repeat")
 

@@ -5,6 +5,7 @@ from stabfw.plan.conditions import Condition, Role
 from stabfw.plan.datasets import Dataset, Row
 from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
+from stabfw.plan.gates import Forecast, forecasts, gated, refuse_gates
 from stabfw.plan.judges import Judge
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "Estimator",
     "Fit",
+    "Forecast",
     "Judge",
     "Member",
     "Plan",
@@ -23,5 +25,8 @@ __all__ = [
     "Session",
     "Unsupported",
     "explain",
+    "forecasts",
+    "gated",
     "make_plan",
+    "refuse_gates",
 ]

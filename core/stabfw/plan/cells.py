@@ -10,6 +10,7 @@ from typing import Any
 
 from stabfw.components import (
     Accelerator,
+    AnswerKind,
     Artefact,
     Benchmark,
     Component,
@@ -92,6 +93,12 @@ class Cell:
     batches: Batches
     mode: str = "generate"
     parent: str = ""
+
+    @property
+    def label_preserved(self) -> bool:
+        """Whether no perturbation can change the right answer of any of its questions."""
+        kinds = {AnswerKind(row.kind) for row in self.dataset.rows}
+        return all(p.gold_holds(kind) for _, p in self.perturbations for kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -311,6 +318,11 @@ class _Planner:
                 "shown to the judge, its pictures never"
             )
         dataset = self._open(label(config), config.type, benchmark)
+        if not benchmark.representative:
+            self.notices.append(
+                f"{dataset.name}: a regression test, never an estimate: its questions were chosen "
+                "by how they were answered"
+            )
         if benchmark.private and self.spec.tracking.images != "none":
             self.notices.append(
                 f"{dataset.name}: its pictures are private and left out of reports and tracking; "

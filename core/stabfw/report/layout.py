@@ -18,6 +18,9 @@ FLIPS = "flips.html"
 INSTANCES = "instances.parquet"
 CHANGES = "changes.jsonl"
 PUBLISHED = "mlflow.json"
+VERDICT = "verdict.json"
+JUNIT = "junit.xml"
+SUMMARY = "summary.md"
 
 
 def slug(condition: Condition) -> str:

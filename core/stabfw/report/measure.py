@@ -53,10 +53,12 @@ from stabfw.metrics import Outcomes as Table
 from stabfw.plan import Cell, Condition, Plan, Role, Row
 from stabfw.plan.conditions import CLEAN
 from stabfw.report.across import THRESHOLDS, corrected, summaries
+from stabfw.report.gates import Outcome, judge
 from stabfw.report.judged import compared, judge_metrics, scored
 from stabfw.report.results import CellResult, Comparison, Failure, Metrics, Results
-from stabfw.spec import Published
-from stabfw.store import Outcome, Store, Strength
+from stabfw.spec import Gate, Published
+from stabfw.store import Outcome as StoredOutcome
+from stabfw.store import Store, Strength
 
 _SLICE_METRICS = (
     "accuracy_base",
@@ -190,6 +192,7 @@ def measure(
     failures: Iterable[Failure] = (),
     metrics: Sequence[tuple[str, Metric[Any]]] = (),
     published: Sequence[Published] = (),
+    gates: Sequence[tuple[Gate, tuple[Condition, ...]]] = (),
 ) -> Measured:
     """Compute the results of an experiment from the store alone.
 
@@ -205,6 +208,7 @@ def measure(
         failures: Cells that failed in this run.
         metrics: Metric plugins with their names.
         published: Accuracies that others report of the baselines.
+        gates: Limits, each with the cells that it judges.
 
     Returns:
         Results and the outcomes behind them. Cells that are not finished are left out.
@@ -246,6 +250,7 @@ def measure(
             *_not_exercised(cells),
             *measuring.notices(),
         ),
+        gates=tuple(judge(gate, conditions, measuring.outcome) for gate, conditions in gates),
     )
     return Measured(results, done, measuring.pairs)
 
@@ -334,7 +339,7 @@ class _Measuring:
         if repeats:
             values |= excess_metrics(pairs, repeats)
         values |= self._options(base_key, [key])
-        preserved = _label_preserved(self.done[key].cell)
+        preserved = self.done[key].cell.label_preserved
         if preserved:
             values |= self._confidence(key, base_key)
         values |= self._beside_clean(condition, pairs, repeats)
@@ -368,6 +373,18 @@ class _Measuring:
             causes=asdict(causes),
             label_preserved=preserved,
         )
+
+    def outcome(self, condition: Condition) -> Outcome | str:
+        """What a gate judges a cell by, or why it has no outcomes."""
+        key = self.plan.named.get(condition)
+        if key is None:
+            reasons = {u.condition: u.reason for u in self.plan.unsupported}
+            return f"unsupported: {reasons[condition]}"
+        base_key = self.plan.base_of[key]
+        if key not in self.done or base_key not in self.done:
+            return "it failed" if key not in self.done else "its baseline failed"
+        golds = {row.id: row.references for row in self.done[key].cell.dataset.rows}
+        return Outcome(self._pair(condition), self._floor(base_key)[0], golds)
 
     def notices(self) -> list[str]:
         errors: dict[str, dict[str, str]] = {}
@@ -433,7 +450,7 @@ class _Measuring:
             name = f"self_consistency_{side}"
             answers = pair(self.done[before].table, self.done[after].table, same_input=False)
             found[name] = replace(self_consistency(answers), name=name)
-        if _label_preserved(self.done[self.plan.named[condition]].cell):
+        if self.done[self.plan.named[condition]].cell.label_preserved:
             for metric in (
                 accuracy_did(clean_pairs, pairs),
                 compression_specific_failure_rate(clean_pairs, pairs),
@@ -574,10 +591,10 @@ def current_scores(
 
 def _score(
     cell: Cell, inputs: Inputs, instance_id: str, input_hash: str, prediction: Prediction
-) -> Outcome:
+) -> StoredOutcome:
     instance = inputs.perturbed(cell, instance_id)
     answer, score = read_answer(cell.dataset.benchmark, instance, prediction)
-    return Outcome(instance_id, input_hash, prediction, answer, score)
+    return StoredOutcome(instance_id, input_hash, prediction, answer, score)
 
 
 def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> CellResult:
@@ -592,7 +609,7 @@ def _cell_result(store: Store, condition: Condition, outcomes: CellOutcomes) -> 
     decode = [p.decode_ms for p in answered]
     visual = [np.mean(p.visual_tokens) for p in predictions if p.visual_tokens]
     n = len(correct)
-    preserved = _label_preserved(outcomes.cell)
+    preserved = outcomes.cell.label_preserved
     return CellResult(
         key=outcomes.cell.key,
         condition=condition,
@@ -663,10 +680,3 @@ def _told(metrics: Metrics, preserved: bool) -> dict[str, MetricValue]:
 
 def _names(rows: Sequence[Row]) -> list[str]:
     return sorted({name for row in rows for name in row.slices})
-
-
-def _label_preserved(cell: Cell) -> bool:
-    kinds = {AnswerKind(row.kind) for row in cell.dataset.rows}
-    return all(
-        perturbation.gold_holds(kind) for _, perturbation in cell.perturbations for kind in kinds
-    )

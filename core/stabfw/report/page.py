@@ -8,8 +8,17 @@ from functools import partial
 
 from stabfw.metrics.stability import FlipCauses, MetricValue
 from stabfw.report.forest import forest_svg, ordered
+from stabfw.report.gates import HEAD, WORDS, row, title
 from stabfw.report.layout import CELLS, FLIPS, slug
-from stabfw.report.results import CellResult, Comparison, Metrics, Results, Role, Summary
+from stabfw.report.results import (
+    CellResult,
+    Comparison,
+    GateResult,
+    Metrics,
+    Results,
+    Role,
+    Summary,
+)
 from stabfw.report.templates import render
 from stabfw.report.wording import (
     ESTIMANDS,
@@ -50,6 +59,8 @@ def report_page(results: Results) -> str:
         script="report.js",
         results=results,
         summary=summary(results),
+        gates=[_gate(gate) for gate in results.gates],
+        gate_head=(*HEAD, "why"),
         stacks=[_line(c, likelihood) for c in comparisons if not is_control(c)],
         controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
@@ -67,6 +78,12 @@ def report_page(results: Results) -> str:
     )
 
 
+def _gate(gate: GateResult) -> tuple[str, str, list[tuple[str, ...]]]:
+    """A gate's name, its verdict, and the verdict on each of its cells."""
+    name = f"{title(gate)}, at {gate.confidence:.4g}"
+    return name, WORDS[gate.verdict], [(*row(gate, cell), cell.reason) for cell in gate.cells]
+
+
 def summary(results: Results) -> list[str]:
     """Say in a few sentences what the results show; never that a stack is safe.
 
@@ -80,7 +97,8 @@ def summary(results: Results) -> list[str]:
     known = [c for c in stacks if value_of(c, "divergence_ratio") is not None]
     if not known:
         return ["No stack could be compared with its baseline, so nothing is known yet."]
-    sentences = [_spread(known)]
+    sentences = [] if results.verdict is None else [f"Gates: {WORDS[results.verdict]}."]
+    sentences.append(_spread(known))
     losing = [c for c in known if c.label_preserved and value_of(c, "correct_loss_rate")]
     if losing:
         worst = max(losing, key=lambda c: value_of(c, "correct_loss_rate") or 0.0)

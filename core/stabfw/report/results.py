@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stabfw.metrics.counts import Counts
+from stabfw.metrics.gates import Estimate, Verdict, combined
 from stabfw.metrics.several import WorstSlice
 from stabfw.metrics.stability import MetricValue
 from stabfw.plan.conditions import Condition, Role
@@ -16,6 +17,8 @@ __all__ = [
     "Comparison",
     "Condition",
     "Failure",
+    "GateResult",
+    "Judged",
     "Metrics",
     "Results",
     "Role",
@@ -108,6 +111,54 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a gate says of one cell.
+
+    Attributes:
+        condition: Names of the cell.
+        verdict: What follows for the limit.
+        reason: Why, in a sentence.
+        estimate: The metric with one-sided bounds, pairs that could not be compared counted as
+            harmed: what the verdict rests on. None where there are no outcomes.
+        complete: The same without such pairs.
+        floor: The same of the baseline against itself; None where it was not measured, or where
+            the metric is beyond it.
+        missing: Number of pairs that could not be compared.
+    """
+
+    condition: Condition
+    verdict: Verdict
+    reason: str
+    estimate: Estimate | None = None
+    complete: Estimate | None = None
+    floor: Estimate | None = None
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """A gate and what it says.
+
+    Attributes:
+        metric: What is limited.
+        limit: The limit.
+        at_least: Whether it is a lower one.
+        confidence: One-sided, of each verdict.
+        where: Which names it is narrowed down to, by field.
+        verdict: Over all its cells: each has to pass.
+        cells: The cells that it judges; controls never are.
+    """
+
+    metric: str
+    limit: float
+    at_least: bool
+    confidence: float
+    where: Mapping[str, tuple[str, ...]]
+    verdict: Verdict
+    cells: tuple[Judged, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """All that came of an experiment.
 
@@ -121,6 +172,7 @@ class Results:
         notices: Sentences that every page made from these results must show.
         summaries: Means over benchmarks, and corruption errors over perturbations.
         thresholds: What the numbers depend on besides the answers, such as `near_tie_nats`.
+        gates: What the gates of the spec say.
     """
 
     name: str
@@ -132,6 +184,12 @@ class Results:
     notices: tuple[str, ...] = ()
     summaries: tuple[Summary, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    gates: tuple[GateResult, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Over all gates; None where there are none."""
+        return combined(gate.verdict for gate in self.gates) if self.gates else None
 
     def aggregates(self, comparison: Comparison) -> dict[str, tuple[float, float]]:
         """The benchmark's own scores of a comparison, by name: the baseline's, then the cell's."""

@@ -15,13 +15,13 @@ from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.report.results import Results
 
-SCHEMA = 3
+SCHEMA = 4
 _MARK = "stabfw_results"
 
 
 def dump_results(results: Results) -> str:
     """Write results as JSON text; equal results give equal text."""
-    document = {_MARK: SCHEMA, "results": _encode(results)}
+    document = {_MARK: SCHEMA, "results": encode(results)}
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
@@ -83,15 +83,16 @@ class _MismatchError(Exception):
     """A value does not have the type that its field declares."""
 
 
-def _encode(value: object) -> Any:
+def encode(value: object) -> Any:
+    """Turn dataclasses, enumerations and what they hold into JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):
@@ -100,7 +101,7 @@ def _encode(value: object) -> Any:
         return float(value)
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "shape", None) == ():
-        return _encode(item())
+        return encode(item())
     return str(value)
 
 

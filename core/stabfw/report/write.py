@@ -16,6 +16,7 @@ from stabfw.errors import DataError
 from stabfw.execute.inputs import Inputs
 from stabfw.report.flips import flips_page
 from stabfw.report.forest import forest_page, forest_svg
+from stabfw.report.gates import write_verdict
 from stabfw.report.instances import AnswerGiven, InstanceRow, changes, instances_parquet
 from stabfw.report.layout import (
     CELLS,
@@ -70,6 +71,7 @@ def write_pages(
         write_atomic(folder / CHANGES, "".join(map(_line, changed)).encode())
         if tables:
             instances_parquet(rows, folder / INSTANCES)
+    write_verdict(results, directory)
     write_atomic(directory / FOREST_SVG, forest_svg(results).encode())
     write_atomic(directory / FOREST, forest_page(results).encode())
     write_atomic(directory / REPORT, report_page(results).encode())

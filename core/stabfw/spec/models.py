@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from stabfw.registry.contract import did_you_mean
 from stabfw.spec.compose import (
     AcceleratorChoice,
     BenchmarkChoice,
@@ -93,6 +94,12 @@ def _or_switch(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"type": "boolean"})
 
 
+def _or_text(schema: dict[str, Any]) -> None:
+    several = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [several["items"], several]
+
+
 class Controls(Section):
     """Comparisons that show how to read the others. They decide nothing by themselves."""
 
@@ -140,6 +147,71 @@ class Published(Section):
     accuracy: float = Field(ge=0, le=1, description="The reported accuracy.")
     tolerance: float = Field(default=0.03, ge=0, le=1, description="How far off it may be.")
     source: str = Field(min_length=1, description="Where it is reported.")
+
+
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1, json_schema_extra=_or_text),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+
+
+class Scope(Section):
+    """Which cells a gate judges: all stacks, unless narrowed down. Controls never are."""
+
+    model: Names | None = Field(default=None, description="These models, by name or `type`.")
+    stack: Names | None = Field(default=None, description="These stacks.")
+    benchmark: Names | None = Field(
+        default=None, description="These benchmarks, by name or `type`."
+    )
+    perturbation: Names | None = Field(
+        default=None, description="These perturbations, by name in results or `type`; `clean`."
+    )
+    gold: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Only questions with this right answer, such as `yes`: loss of one class.",
+    )
+
+
+class Gate(Section):
+    """A limit that the stacks have to keep to, for a whole experiment to pass."""
+
+    metric: Literal[
+        "correct_loss_rate",
+        "negative_flip_rate",
+        "divergence_ratio",
+        "excess_correct_loss",
+        "excess_divergence",
+        "accuracy_delta",
+    ] = Field(description="What is limited; `excess_` is beyond the noise floor.")
+    at_most: float | None = Field(
+        default=None, gt=0, lt=1, description="Upper limit, as a share: 0.02 is 2 %."
+    )
+    at_least: float | None = Field(
+        default=None, gt=-1, lt=0, description="Lower limit of accuracy_delta, such as -0.01."
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="One-sided, of each verdict.")
+    where: Scope = Field(default=Scope(), description="Which cells and questions are judged.")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        wanted, other = "at_most", "at_least"
+        if self.metric == "accuracy_delta":
+            wanted, other = other, wanted
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            example = "-0.01" if wanted == "at_least" else "0.02"
+            raise PydanticCustomError(
+                "limit", f"{self.metric} needs a limit `{wanted}: {example}` and no `{other}`"
+            )
+        return self
+
+    @property
+    def limit(self) -> float:
+        """The limit, whichever it is."""
+        limit = self.at_most if self.at_least is None else self.at_least
+        assert limit is not None
+        return limit
 
 
 class Generation(Section):
@@ -250,6 +322,9 @@ class ExperimentSpec(Section):
     published: tuple[Published, ...] = Field(
         default=(), description="Reported accuracies, against which the baselines are held."
     )
+    gates: tuple[Gate, ...] = Field(
+        default=(), description="Limits that the stacks have to keep to; `stabfw gate` judges them."
+    )
     judge: Judge | None = Field(
         default=None, description="Who judges free answers; null for nobody."
     )
@@ -302,6 +377,37 @@ class ExperimentSpec(Section):
                     )
         return items
 
+    @field_validator("gates")
+    @classmethod
+    def _gates_can_be_judged(
+        cls, gates: tuple[Gate, ...], info: ValidationInfo
+    ) -> tuple[Gate, ...]:
+        wrong = []
+        known = _scopes(info.data)
+        for index, gate in enumerate(gates):
+            for field, names in known.items():
+                # Without names, these were wrong themselves and are complained of already.
+                for name in getattr(gate.where, field) or () if names else ():
+                    if not any(name in called for called in names.values()):
+                        there = ", ".join(names)
+                        hint = did_you_mean(name, names) or f" (there: {there})"
+                        note = "; controls are never gated" if field == "stack" else ""
+                        message = f"there is no {field} '{name}' in this spec{hint}{note}"
+                        wrong.append(detail((index, "where", field), "gate", message, name))
+            if "stacks" in info.data and not info.data["stacks"]:
+                wrong.append(detail((index,), "gate", "there are no stacks to judge", gate.metric))
+            controls = info.data.get("controls")
+            if gate.metric.startswith("excess") and controls and not controls.noise_floor:
+                message = f"{gate.metric} needs `controls: {{noise_floor: {{repeats: 3}}}}`"
+                wrong.append(detail((index, "metric"), "gate", message, gate.metric))
+        if wrong:
+            raise failure(*wrong)
+        return gates
+
+    def scopes(self) -> dict[str, dict[str, frozenset[str]]]:
+        """By field of a gate's `where`: each name in results, and all it may be called there."""
+        return _scopes(dict(self))
+
     def dump(self) -> dict[str, Any]:
         """The spec as plain JSON-compatible values, defaults included; `parse_spec` takes it."""
         plain = _type_first(self.model_dump(mode="json", by_alias=True))
@@ -312,6 +418,19 @@ class ExperimentSpec(Section):
         """sha256 of the spec as canonical JSON."""
         text = json.dumps(self.dump(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _scopes(data: Mapping[str, Any]) -> dict[str, dict[str, frozenset[str]]]:
+    found = {
+        field: {label(item): frozenset({label(item), item.type}) for item in data.get(section, ())}
+        for field, section in (("model", "models"), ("benchmark", "benchmarks"))
+    }
+    found["stack"] = {name: frozenset({name}) for name in data.get("stacks", ())}
+    found["perturbation"] = {CLEAN: frozenset({CLEAN})} | {
+        label(item): frozenset({label(item), " + ".join(member.type for member in item)})
+        for item in data.get("perturbations", ())
+    }
+    return found
 
 
 def _distinct(

@@ -16,11 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stabfw.metrics import Verdict, combined
 from stabfw.plan.conditions import Condition, Role
 from stabfw.report import layout
+from stabfw.report.gates import title
 from stabfw.report.instances import changes, read_instances
 from stabfw.report.page import summary
-from stabfw.report.results import CellResult, Comparison, Results
+from stabfw.report.results import CellResult, Comparison, GateResult, Judged, Results
 from stabfw.report.wording import (
     KINDS,
     badness,
@@ -133,7 +135,8 @@ class _Publisher:
             if entry.comparison is not None:
                 tags["stabfw.base_run"] = ids.get(entry.comparison.base_key, "")
             files = _files(entry, self._directory, scratch)
-            self._log(run, there.get(identity), _cell_content(entry, tags, files))
+            content = _cell_content(entry, results, tags, files)
+            self._log(run, there.get(identity), content)
             self._log_dataset(run, there.get(identity), entry)
         self._retire(there, {parent, *runs.values()})
         missing = 0
@@ -233,13 +236,20 @@ class _Publisher:
 
     def _parent_content(self, published: Published) -> _Content:
         results = self._results
-        names = (layout.REPORT, layout.FOREST, layout.FOREST_SVG, layout.SPEC, layout.RESULTS)
+        names = (
+            *(layout.REPORT, layout.FOREST, layout.FOREST_SVG, layout.SPEC, layout.RESULTS),
+            *(layout.VERDICT, layout.JUNIT, layout.SUMMARY),
+        )
         metrics = {
             "cells": float(len(results.cells)),
             "comparisons": float(len(results.comparisons)),
             "failures": float(len(results.failures)),
             **summary_columns(results),
         }
+        for each in Verdict if results.gates else ():
+            # By verdict, so that runs can be sorted and filtered in lists.
+            found = sum(c.verdict is each for gate in results.gates for c in gate.cells)
+            metrics[f"gates_{each}"] = float(found)
         return _Content(
             params={"estimand": results.estimand},
             metrics=metrics,
@@ -291,8 +301,27 @@ def _entries(results: Results) -> list[_Entry]:
     return sorted(entries, key=lambda entry: entry.condition.role is not Role.BASELINE)
 
 
+def _gate_tags(results: Results) -> dict[str, str]:
+    """The verdict over all, and of each gate with its name."""
+    if results.verdict is None:
+        return {}
+    told = {f"stabfw.gate.{i}": f"{title(g)}: {g.verdict}" for i, g in enumerate(results.gates)}
+    return {"stabfw.verdict": results.verdict.value, **told}
+
+
+def _judged(results: Results, condition: Condition) -> dict[int, tuple[GateResult, Judged]]:
+    """What the gates say of one cell, by the number of the gate."""
+    return {
+        index: (gate, cell)
+        for index, gate in enumerate(results.gates)
+        for cell in gate.cells
+        if cell.condition == condition
+    }
+
+
 def _parent_tags(results: Results) -> dict[str, str]:
     return {
+        **_gate_tags(results),
         "stabfw.kind": "experiment",
         "stabfw.spec": results.spec_hash,
         "stabfw.estimand": results.estimand,
@@ -304,7 +333,12 @@ def _parent_tags(results: Results) -> dict[str, str]:
 
 def _cell_tags(entry: _Entry, results: Results, parent: str) -> dict[str, str]:
     at = entry.condition
+    judged = _judged(results, at)
+    verdicts = {f"stabfw.gate.{i}": cell.verdict.value for i, (_, cell) in judged.items()}
+    if judged:
+        verdicts["stabfw.verdict"] = combined(cell.verdict for _, cell in judged.values()).value
     return {
+        **verdicts,
         "stabfw.kind": "cell",
         "stabfw.current": "yes",
         "stabfw.spec": results.spec_hash,
@@ -324,7 +358,9 @@ def _cell_tags(entry: _Entry, results: Results, parent: str) -> dict[str, str]:
     }
 
 
-def _cell_content(entry: _Entry, tags: dict[str, str], files: Sequence[Path]) -> _Content:
+def _cell_content(
+    entry: _Entry, results: Results, tags: dict[str, str], files: Sequence[Path]
+) -> _Content:
     at = entry.condition
     params = {
         "stack": at.stack,
@@ -338,6 +374,11 @@ def _cell_content(entry: _Entry, tags: dict[str, str], files: Sequence[Path]) ->
     params |= {"circumstance": at.circumstance} if at.circumstance else {}
     metrics = cell_columns(entry.cell) if entry.cell is not None else {}
     metrics |= comparison_columns(entry.comparison) if entry.comparison is not None else {}
+    for index, (gate, cell) in _judged(results, at).items():
+        if cell.estimate is not None:
+            # What is held against the limit.
+            bound = cell.estimate.low if gate.at_least else cell.estimate.high
+            metrics[f"gate_{index}_bound"] = bound
     if any(path.name == table.NAME for path in files):
         # What `log_table` would set; it would append to the table each time.
         tags["mlflow.loggedArtifacts"] = json.dumps([{"path": table.NAME, "type": "table"}])
@@ -360,6 +401,7 @@ def _files(entry: _Entry, directory: Path, scratch: Path) -> list[Path]:
 
 def _parent_note(results: Results) -> str:
     lines = [*summary(results), ""]
+    lines += [f"- {title(gate)}: {gate.verdict}" for gate in results.gates] + [""]
     lines += [f"> {notice}" for notice in results.notices]
     lines += [
         "",

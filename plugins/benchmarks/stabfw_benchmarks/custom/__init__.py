@@ -28,6 +28,7 @@ from stabfw.registry import hookimpl
 
 from stabfw_benchmarks.custom import folders
 from stabfw_benchmarks.custom.columns import Columns, named
+from stabfw_benchmarks.custom.pinned import check, pins
 from stabfw_benchmarks.custom.questions import (
     LETTERS,
     Answers,
@@ -138,6 +139,11 @@ class Custom(Benchmark[CustomConfig]):
         """As the config says."""
         return self.config.private
 
+    @property
+    def representative(self) -> bool:
+        """Not what `stabfw canary` exported."""
+        return pins(self.config.path) is None
+
     def fingerprint(self) -> Mapping[str, Any]:
         """Digest of the table, and sizes and times of the pictures' files."""
         table = self._table()
@@ -163,12 +169,17 @@ class Custom(Benchmark[CustomConfig]):
             DataError: With file, line and column of everything that is wrong.
         """
         questions = self._questions()
+        pinned = pins(self.config.path)
         mixed = len({question.kind for question in questions}) > 1
         again: Counter[tuple[Any, ...]] = Counter()
         clusters: dict[str, tuple[str, str]] = {}
         for place in self.config.order(len(questions), "custom")[: self.config.limit]:
             question = questions[place]
             images = tuple(map(_image, question.pictures))
+            if pinned is not None:
+                for picture, image in zip(question.pictures, images, strict=True):
+                    if picture.path is not None:
+                        check(picture.path, image.digest, self.config.path, pinned)
             if question.cluster:
                 _one_cluster(question, images, clusters)
             # Rows that are the same in everything are told apart by their number.
