@@ -299,6 +299,8 @@ def check_cached_equals_uncached(subject: Subject) -> None:
 def check_composes_with_quantization(subject: Subject) -> None:
     """On quantized weights it engages, changes something, and comes off again."""
     _require_drops(subject)
+    if Slot.WEIGHTS in subject.component_cls.occupies:  # type: ignore[attr-defined]
+        raise NotApplicableError("it changes the weights itself")
     quantizer = _quantizer(subject)
     bench, plan = subject.bench, loading(subject)
     accelerator = plan.accelerator
