@@ -1,9 +1,9 @@
-"""One loaded tiny model and real questions, shared by all tests."""
+"""One loaded tiny model, real questions, and commands as a user types them, for all tests."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,3 +41,17 @@ def prompts() -> tuple[Prompt, ...]:
             found.append(Prompt(f"{index}-{number}", (image,), text))
     assert len({len(prompt.text) for prompt in found}) > 8
     return tuple(found)
+
+
+@pytest.fixture
+def stabfw(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command, which must end with the exit code, and gives all that it printed."""
+    from stabfw import cli
+
+    def call(*arguments: str, code: int = 0) -> str:
+        found = cli.invoke(arguments)
+        printed = capsys.readouterr()
+        assert found == code, printed.out + printed.err
+        return printed.out + printed.err
+
+    return call

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stabfw import Registry, cli, load_spec
+from stabfw import Registry, load_spec
 from stabfw.components import Kind
 from stabfw.errors import DataError, Exit
 from stabfw.metrics import Outcomes, pair
@@ -19,17 +19,6 @@ from stabfw.spec import components
 
 GOLD = ("yes", "no", "red", "blue")
 FULL = ("--set", "tracking.images=full")
-
-
-@pytest.fixture
-def stabfw(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*arguments: str, code: int = 0) -> str:
-        found = cli.invoke(arguments)
-        printed = capsys.readouterr()
-        assert found == code, printed.out + printed.err
-        return printed.out + printed.err
-
-    return call
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stabfw import cli
 from stabfw.errors import Exit
 
 Stabfw = Callable[..., str]
@@ -35,18 +34,6 @@ controls: {noise_floor: null}
 tracking: {uri: null}
 """
     )
-
-
-@pytest.fixture
-def stabfw(capsys: pytest.CaptureFixture[str]) -> Stabfw:
-    """Runs a command, which must end with the exit code, and gives all that it printed."""
-
-    def call(*arguments: str, code: int = 0) -> str:
-        assert cli.invoke(arguments) == code
-        printed = capsys.readouterr()
-        return printed.out + printed.err
-
-    return call
 
 
 def test_a_stack_is_fitted_once_and_its_run_uses_that(stabfw: Stabfw) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stabfw import cli
 from stabfw.errors import Exit
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -38,18 +37,6 @@ tracking: {uri: null}
 """
     )
     return "spec.yaml"
-
-
-@pytest.fixture
-def stabfw(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command, which must end with the exit code, and gives all that it printed."""
-
-    def call(*arguments: str, code: int = 0) -> str:
-        assert cli.invoke(arguments) == code
-        printed = capsys.readouterr()
-        return printed.out + printed.err
-
-    return call
 
 
 def test_a_run_is_planned_computed_once_and_shown(spec: str, stabfw: Callable[..., str]) -> None:

@@ -23,19 +23,6 @@ LOSS = "gates=[{{metric: correct_loss_rate, at_most: {0}}}]"
 
 
 @pytest.fixture
-def stabfw(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command, which must end with the exit code, and gives all that it printed."""
-
-    def call(*arguments: str, code: int = 0) -> str:
-        found = cli.invoke(arguments)
-        printed = capsys.readouterr()
-        assert found == code, printed.out + printed.err
-        return printed.out + printed.err
-
-    return call
-
-
-@pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Writes a spec about 400 questions that the parrot answers right, but for planted losses."""
     monkeypatch.chdir(tmp_path)

@@ -98,6 +98,19 @@ def write_options(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def keep_logs(out: Path, target: Path, samples: str, results: str) -> None:
+    """Copy what a harness wrote, without what it tells of the machine."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in out.rglob(samples):
+        shutil.copy(file, target / file.name)
+    for file in out.rglob(results):
+        told = json.loads(file.read_text())
+        told.pop("pretty_env_info", None)
+        text = json.dumps(told, indent=1).replace(f"{out.parent}/", "")
+        (target / file.name).write_text(text + "\n")
+
+
 def ask(lm_eval: str, name: str, folder: Path, *options: str) -> None:
     """Run the harness and keep its log of samples and its results."""
     out = folder / f"out-{name}"
@@ -105,16 +118,7 @@ def ask(lm_eval: str, name: str, folder: Path, *options: str) -> None:
     command = [lm_eval, "run", *options, "--include_path", str(folder / "tasks")]
     command += ["--device", "cpu", "--log_samples", "--output_path", str(out)]
     subprocess.run(command, check=True, env=os.environ | offline, cwd=folder)
-    target = LOGS / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in out.rglob("samples_*.jsonl"):
-        shutil.copy(file, target / file.name)
-    for file in out.rglob("results_*.json"):
-        results = json.loads(file.read_text())
-        del results["pretty_env_info"]  # Of the machine, and of no use here.
-        text = json.dumps(results, indent=1).replace(f"{folder}/", "")
-        (target / file.name).write_text(text + "\n")
+    keep_logs(out, LOGS / name, "samples_*.jsonl", "results_*.json")
 
 
 def ask_llava(lm_eval: str, name: str, folder: Path, checkpoint: str) -> None:

@@ -11,7 +11,6 @@ does not go together with a CPU build of torch:
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lm_eval_logs import BITS, rounded, write_data
+from lm_eval_logs import BITS, keep_logs, rounded, write_data
 from stabfw_models.tiny import WEIGHTS
 
 LOGS = Path(__file__).parent / "lmms_eval"
@@ -68,16 +67,7 @@ def ask(python: str, name: str, checkpoint: str, folder: Path) -> None:
     command += ["--tasks", "shapes", "--include_path", str(folder / "tasks")]
     command += ["--batch_size", "1", "--log_samples", "--output_path", str(out)]
     subprocess.run(command, check=True, env=os.environ | offline, cwd=folder)
-    target = LOGS / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in out.rglob("*_samples_*.jsonl"):
-        shutil.copy(file, target / file.name)
-    for file in out.rglob("*_results.json"):
-        results = json.loads(file.read_text())
-        results.pop("pretty_env_info", None)  # Of the machine, and of no use here.
-        text = json.dumps(results, indent=1).replace(f"{folder}/", "")
-        (target / file.name).write_text(text + "\n")
+    keep_logs(out, LOGS / name, "*_samples_*.jsonl", "*_results.json")
 
 
 def main(python: str) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stabfw.errors import DataError
-from stabfw.imports.answers import json_lines
-from stabfw.imports.samples import Log, Sample, fingerprint, results_beside, run_facts, sole
+from stabfw.imports.samples import Log, Sample, fingerprint, log_beside_results, sole, task_in
 
 PATTERNS = ("samples_*.jsonl",)
 _NAME = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
@@ -29,8 +28,7 @@ def recognises(row: Mapping[str, Any]) -> bool:
 
 def task_of(path: Path) -> str:
     """The task that a log's name tells."""
-    found = _NAME.fullmatch(path.name)
-    return found["task"] if found else path.stem
+    return task_in(_NAME, path)
 
 
 def read(path: Path) -> Log:
@@ -39,12 +37,7 @@ def read(path: Path) -> Log:
     Raises:
         DataError: If a line is not of this form.
     """
-    task = task_of(path)
-    found = _NAME.fullmatch(path.name)
-    results = results_beside(path, f"*_{found['date']}.json") if found else {}
-    samples = tuple(_sample(row, f"{path}:{number}") for number, row in json_lines(path))
-    about = {"harness": "lm-eval", **run_facts(results, task)}
-    return Log(task, {**about, **({"date": found["date"]} if found else {})}, samples)
+    return log_beside_results(path, "lm-eval", _NAME, "*_{date}.json", _sample)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:

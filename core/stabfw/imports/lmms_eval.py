@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stabfw.errors import DataError
-from stabfw.imports.answers import json_lines
-from stabfw.imports.samples import Log, Sample, fingerprint, results_beside, run_facts, sole
+from stabfw.imports.samples import Log, Sample, fingerprint, log_beside_results, sole, task_in
 
 PATTERNS = ("*_samples_*.jsonl",)
 _NAME = re.compile(r"(?P<date>.+?)_samples_(?P<task>.+)\.jsonl")
@@ -32,8 +31,7 @@ def recognises(row: Mapping[str, Any]) -> bool:
 
 def task_of(path: Path) -> str:
     """The task that a log's name tells."""
-    found = _NAME.fullmatch(path.name)
-    return found["task"] if found else path.stem
+    return task_in(_NAME, path)
 
 
 def read(path: Path) -> Log:
@@ -42,12 +40,7 @@ def read(path: Path) -> Log:
     Raises:
         DataError: If a line is not of this form.
     """
-    task = task_of(path)
-    found = _NAME.fullmatch(path.name)
-    results = results_beside(path, f"{found['date']}_results.json") if found else {}
-    samples = tuple(_sample(row, f"{path}:{number}") for number, row in json_lines(path))
-    about = {"harness": "lmms-eval", **run_facts(results, task)}
-    return Log(task, {**about, **({"date": found["date"]} if found else {})}, samples)
+    return log_beside_results(path, "lmms-eval", _NAME, "{date}_results.json", _sample)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from stabfw.imports.answers import json_lines
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,35 @@ def sole(value: object) -> object:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value
+
+
+def task_in(name: re.Pattern[str], path: Path) -> str:
+    """The task that the name of a log tells, by the group `task` of a pattern."""
+    found = name.fullmatch(path.name)
+    return found["task"] if found else path.stem
+
+
+def log_beside_results(
+    path: Path,
+    harness: str,
+    name: re.Pattern[str],
+    results: str,
+    sample: Callable[[Mapping[str, Any], str], Sample],
+) -> Log:
+    """Read a log of lm-evaluation-harness, or of lmms-eval, and what its results file tells.
+
+    Args:
+        path: The log.
+        harness: Whose it is.
+        name: How such a log is called, with the groups `task` and `date`.
+        results: Pattern of the results file's name, with `{date}` in it.
+        sample: Reads a line, given where it is.
+    """
+    task, found = task_in(name, path), name.fullmatch(path.name)
+    beside = results_beside(path, results.format(date=found["date"])) if found else {}
+    samples = tuple(sample(row, f"{path}:{number}") for number, row in json_lines(path))
+    about = {"harness": harness, **run_facts(beside, task)}
+    return Log(task, {**about, **({"date": found["date"]} if found else {})}, samples)
 
 
 def results_beside(samples: Path, pattern: str) -> dict[str, object]:

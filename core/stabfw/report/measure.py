@@ -163,7 +163,7 @@ class CellOutcomes:
     def _outcome(self, row: Row) -> tuple[tuple[str, Prediction], Answer, Score]:
         if row.id not in self.predictions:
             answer = Answer(None, AnswerKind(row.kind), AnswerStatus.ERROR)
-            return ("", Prediction(text="")), answer, Score(0.0, False)
+            return _UNKNOWN, answer, Score(0.0, False)
         return self.predictions[row.id], *self.scores[row.id]
 
 
