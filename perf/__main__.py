@@ -175,11 +175,16 @@ def million_pairs() -> None:
         compute()
         spent[name] = time.process_time() - begin
 
-    sure = [np.exp(side).max(axis=1) / np.exp(side).sum(axis=1) for side in (before, after)]
-    right = pairs.base.correct, pairs.variant.correct
+    sure, sure_after = (
+        np.exp(side).max(axis=1) / np.exp(side).sum(axis=1) for side in (before, after)
+    )
+    right, right_after = pairs.base.correct, pairs.variant.correct
     measure("stability", lambda: metrics.stability_metrics(pairs))
     measure("option drift", lambda: metrics.option_drift(before, after, cluster))
-    measure("confidence", lambda: metrics.confidence_metrics(*sure, *right, cluster))
+    measure(
+        "confidence",
+        lambda: metrics.confidence_metrics(sure, sure_after, right, right_after, cluster),
+    )
     measure("excess", lambda: metrics.excess_metrics(pairs, [pairs]))
     measure("self-consistency", lambda: metrics.self_consistency(pairs))
     measure("accuracy_did", lambda: metrics.accuracy_did(pairs, pairs))

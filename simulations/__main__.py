@@ -13,9 +13,9 @@ from stabfw.metrics import (
     Outcomes,
     Pairs,
     confidence_metrics,
-    correct_losses,
     corruption_errors,
     excess_metrics,
+    gate_estimate,
     macro_average,
     noise_floor,
     option_drift,
@@ -53,17 +53,15 @@ def gates(trials: int, seed: int) -> None:
     for images, each, icc in (
         *((n, 1, 0.0) for n in (500, 1000, 2000)),
         *((m, 5, icc) for m, icc in CLUSTERED),
-        (1000, 5, 0.3),
+        *((160, 5, 0.5), (1000, 5, 0.3), (300, 10, 0.3)),
     ):
         rng = np.random.default_rng(seed)
         passed = naive = 0
         for _ in range(trials):
             lost = alike(rng, images, each, LIMIT, icc)
-            outcome = lost_answers(lost, each)
-            losses, codes = correct_losses(outcome)
-            # The upper end of a two-sided 90 % interval is the one-sided 95 % bound.
-            passed += proportion_interval(losses, codes, 0.90, exact=True).high < LIMIT
-            naive += losses.mean() < LIMIT
+            found = gate_estimate("correct_loss_rate", lost_answers(lost, each))
+            passed += found.high < LIMIT
+            naive += lost.mean() < LIMIT
         print(f"| {images} × {each} | {icc:g} | {share(passed, trials)} | {naive / trials:.1%} |")
     print()
 

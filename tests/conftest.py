@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from stabfw.components import Prompt
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 # Before anything imports huggingface_hub or tokenizers, which read these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A busy machine is no failure.
+settings.register_profile("stabfw", deadline=None)
+settings.load_profile("stabfw")
 
 
 @pytest.fixture(scope="session")

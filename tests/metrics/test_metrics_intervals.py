@@ -48,6 +48,23 @@ def test_fagerland_table():
     assert round(bounds.high, 3) == -0.026
 
 
+def test_paired_example_of_miller():
+    # "Adding error bars to evals", the MATH row: 5,000 questions, 65.5 % and 63.0 % right,
+    # correlation 0.50; the difference is 2.5 % (0.7 %), 95 % from 1.2 % to 3.8 %.
+    n, first, second = 5000, 3275, 3150
+    spread = np.sqrt(0.655 * 0.345 * 0.630 * 0.370)
+    both = round(n * (0.655 * 0.630 + 0.5 * spread))
+    counts = (both, first - both, second - both, n - first - second + both)
+    a = np.repeat([True, True, False, False], counts)
+    b = np.repeat([True, False, True, False], counts)
+    assert np.corrcoef(a, b)[0, 1] == pytest.approx(0.5, abs=0.001)
+    change = a.astype(float) - b
+    error, _ = sandwich_error((change - change.mean()) / n, np.arange(n))
+    assert round(100 * error, 1) == 0.7
+    for bounds in (paired_difference_interval(a, b), mean_interval(change)):
+        assert (round(100 * bounds.low, 1), round(100 * bounds.high, 1)) == (1.2, 3.8)
+
+
 def test_newcombe_is_antisymmetric_and_bounded():
     forth, back = newcombe_paired(50, 4, 9, 37), newcombe_paired(50, 9, 4, 37)
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
@@ -122,6 +139,34 @@ def test_korn_graubard_equals_its_definition(seed, spread):
         bounds = korn_graubard(y, g, confidence)
         assert (bounds.low, bounds.high) == pytest.approx((low, high), rel=1e-9)
         assert design_effect(y, g) == pytest.approx(deff)
+
+
+def test_a_cautious_bound_doubts_few_successes_and_believes_many():
+    g = np.repeat(np.arange(2000), 5)
+    for hits, icc in ((0, 0.4), (1, 0.4), (4, 0.25), (16, 0.1), (400, 0.05)):
+        y = np.zeros(len(g), dtype=bool)
+        y[5 * np.arange(hits)] = True
+        plain, cautious = korn_graubard(y, g), korn_graubard(y, g, cautious=True)
+        n_eff = len(g) / (1 + 4 * icc)
+        expected = clopper_pearson(hits / len(g) * n_eff, n_eff)
+        assert cautious.high == pytest.approx(expected.high, rel=1e-3)
+        assert cautious.high >= plain.high
+        assert proportion_interval(y, g, exact=True) == cautious
+        flipped = korn_graubard(~y, g, cautious=True)
+        assert (flipped.low, flipped.high) == pytest.approx((1 - cautious.high, 1 - cautious.low))
+
+
+@pytest.mark.parametrize(("images", "each", "icc"), [(100, 10, 0.3), (100, 5, 0.5), (400, 5, 0.3)])
+def test_a_loss_at_the_limit_passes_in_at_most_a_twentieth(images, each, icc):
+    rng = np.random.default_rng(0)
+    rate, trials = 0.02, 800
+    a, b = rate * (1 / icc - 1), (1 - rate) * (1 / icc - 1)
+    codes = np.repeat(np.arange(images), each)
+    passed = 0
+    for _ in range(trials):
+        lost = (rng.random((images, each)) < rng.beta(a, b, (images, 1))).ravel()
+        passed += proportion_interval(lost, codes, 0.90, exact=True).high < rate
+    assert passed / trials <= 0.05
 
 
 def test_clusters_that_agree_entirely_count_once():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .intervals import (
     Interval,
@@ -27,7 +29,7 @@ def confidence_metrics(
     after: Sequence[float] | FloatArray,
     right_before: Sequence[bool] | BoolArray,
     right_after: Sequence[bool] | BoolArray,
-    clusters: Sequence[Hashable],
+    clusters: Sequence[Hashable] | NDArray[Any],
     confidence: float = 0.95,
     *,
     resamples: int = 1000,

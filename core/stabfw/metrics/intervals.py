@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from .pairs import BoolArray, FloatArray, IntArray, factorize
 
 MIN_ICC = 0.05
+#: What few events leave unknown of their clustering: as if so many more clusters had told this ICC.
+PRIOR_CLUSTERS = 4
+PRIOR_ICC = 0.5
 MAX_BOOTSTRAP_UNITS = 4000
 
 
@@ -102,7 +105,9 @@ def design_effect(successes: BoolArray, clusters: NDArray[Any]) -> float:
 
 
 def effective_size(successes: BoolArray, clusters: NDArray[Any], confidence: float = 0.95) -> float:
-    """Return how many independent rows clustered ones are worth, as `korn_graubard` sees it.
+    """Return how many independent rows clustered ones are worth to a gate.
+
+    As `korn_graubard` sees it with ``cautious``.
 
     Args:
         successes: Shape ``(n,)``.
@@ -119,7 +124,7 @@ def effective_size(successes: BoolArray, clusters: NDArray[Any], confidence: flo
     hits, sizes = _proportion_totals(successes, _codes(clusters))
     if len(sizes) < 2:
         return 0.0
-    return min(_effective_size(hits, sizes, confidence), float(len(successes)))
+    return min(_effective_size(hits, sizes, confidence, cautious=True), float(len(successes)))
 
 
 def korn_graubard(
@@ -127,6 +132,7 @@ def korn_graubard(
     clusters: NDArray[Any],
     confidence: float = 0.95,
     *,
+    cautious: bool = False,
     max_n: int | None = None,
 ) -> Interval:
     """Bound a proportion of clustered rows: Clopper-Pearson on the effective sample size.
@@ -134,10 +140,16 @@ def korn_graubard(
     n_eff = n / `design_effect`, times (t_{n-1} / t_{m-1})² for m clusters, never above n. With
     one row per cluster this is Clopper-Pearson; with one cluster nothing is known.
 
+    A handful of successes can lie in as many clusters by luck, and the bound is then too tight.
+    ``cautious`` draws the intraclass correlation towards 0.5 with the weight of four clusters:
+    (w·max(ICC, 0) + 4·0.5) / (w + 4), where w is the number of clusters that have a success, or
+    a failure if these are fewer, and at least 1, lest none be worth less than one.
+
     Args:
         successes: Shape ``(n,)``.
         clusters: Labels, shape ``(n,)``.
         confidence: Two-sided coverage.
+        cautious: Allow for how little a few successes tell of their clustering.
         max_n: Cap on the effective sample size, for rows that repeat the same instances.
 
     Source:
@@ -152,7 +164,7 @@ def korn_graubard(
     n = len(successes)
     if len(sizes) < 2:
         return Interval(0.0, 1.0, "korn-graubard")
-    n_eff = min(_effective_size(hits, sizes, confidence), n, max_n or n)
+    n_eff = min(_effective_size(hits, sizes, confidence, cautious=cautious), n, max_n or n)
     share = float(hits.sum()) / n
     exact = clopper_pearson(share * n_eff if share < 1 else n_eff, n_eff, confidence)
     return _containing(share, exact.low, exact.high, "korn-graubard")
@@ -175,7 +187,7 @@ def proportion_interval(
         successes: One value per row, shape ``(n,)``, or the counts ``(k, n)``.
         clusters: Labels, shape ``(n,)``; None for independent rows.
         confidence: Two-sided coverage.
-        exact: Guarantee the coverage for independent rows.
+        exact: Guarantee the coverage for independent rows, and be cautious with clustered ones.
         max_n: Cap on the effective sample size of clustered rows.
 
     Raises:
@@ -192,7 +204,7 @@ def proportion_interval(
     else:
         codes = None if clusters is None else _codes(clusters)
         if codes is not None and not _all_singletons(codes):
-            return korn_graubard(successes, codes, confidence, max_n=max_n)
+            return korn_graubard(successes, codes, confidence, cautious=exact, max_n=max_n)
         k, n = int(np.count_nonzero(successes)), len(successes)
     return clopper_pearson(k, n, confidence) if exact else wilson(k, n, confidence)
 
@@ -467,16 +479,18 @@ def _proportion_totals(successes: BoolArray, codes: IntArray) -> tuple[FloatArra
     return hits[sizes > 0].astype(np.float64), sizes[sizes > 0].astype(np.float64)
 
 
-def _effective_size(hits: FloatArray, sizes: FloatArray, confidence: float) -> float:
+def _effective_size(
+    hits: FloatArray, sizes: FloatArray, confidence: float, *, cautious: bool
+) -> float:
     from scipy.stats import t
 
     n, m = float(sizes.sum()), len(sizes)
     quantile = (1 + confidence) / 2
     shrink = float(t.ppf(quantile, n - 1) / t.ppf(quantile, m - 1)) ** 2
-    return n / _design_effect(hits, sizes) * shrink
+    return n / _design_effect(hits, sizes, cautious=cautious) * shrink
 
 
-def _design_effect(hits: FloatArray, sizes: FloatArray) -> float:
+def _design_effect(hits: FloatArray, sizes: FloatArray, *, cautious: bool = False) -> float:
     n, m = float(sizes.sum()), len(sizes)
     if m < 2 or n == m:
         return 1.0
@@ -491,6 +505,11 @@ def _design_effect(hits: FloatArray, sizes: FloatArray) -> float:
         within = float((hits * (1 - hits / sizes)).sum()) / (n - m)
         typical_size = (n - mean_size) / (m - 1)
         icc = (between - within) / (between + (typical_size - 1) * within)
+    if cautious:
+        rarer = min(int(np.count_nonzero(hits)), int(np.count_nonzero(hits < sizes)))
+        telling = max(rarer, 1)
+        prior = PRIOR_CLUSTERS * PRIOR_ICC
+        icc = (telling * max(icc, 0.0) + prior) / (telling + PRIOR_CLUSTERS)
     return max(sandwich, 1 + (mean_size - 1) * max(icc, MIN_ICC))
 
 

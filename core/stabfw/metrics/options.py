@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import chain
 from math import log
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .intervals import mean_interval
 from .pairs import FloatArray, IntArray, factorize
@@ -17,9 +19,9 @@ MIN_LOGPROB = -10 * log(10)
 
 
 def option_drift(
-    before: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
-    clusters: Sequence[Hashable],
+    before: Sequence[Sequence[float]] | FloatArray,
+    after: Sequence[Sequence[float]] | FloatArray,
+    clusters: Sequence[Hashable] | NDArray[Any],
     confidence: float = 0.95,
 ) -> dict[str, MetricValue]:
     """Compare the probabilities of the answer options under baseline and variant.
@@ -73,7 +75,9 @@ def option_drift(
     }
 
 
-def _probabilities(rows: Sequence[Sequence[float]]) -> tuple[FloatArray, IntArray]:
+def _probabilities(
+    rows: Sequence[Sequence[float]] | FloatArray,
+) -> tuple[FloatArray, IntArray]:
     """Return the probabilities of all rows one after another, and the row of each."""
     if isinstance(rows, np.ndarray) and rows.ndim == 2:
         flat, sizes = rows.ravel(), np.full(len(rows), rows.shape[1])
