@@ -90,11 +90,11 @@ def p_value(value: float | None) -> str:
 
 
 def foresight_rule(rule: ForesightRule) -> str:
-    r"""Say what a threshold of the margin keeps to.
+    """Say what a threshold of the margin keeps to.
 
     Example:
-        >>> foresight_rule(ForesightRule())[:51]
-        'Where the lead of the accelerated model\'s first tok'
+        >>> foresight_rule(ForesightRule(margin="baseline")).partition(",")[0]
+        "Where the lead of the baseline's first token over the next reaches foresight_threshold"
     """
     whose = "accelerated model" if rule.margin == "variant" else "baseline"
     return (
