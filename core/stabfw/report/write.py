@@ -117,7 +117,7 @@ def _foresight(measured: Measured, comparison: Comparison) -> list[tuple[str, bo
     """In which part of the foresight each instance is, and whether its margin suffices."""
     pairs, rule = measured.pairs[comparison.condition], measured.results.foresight
     threshold = value_of(comparison, "foresight_threshold")
-    if rule is None:
+    if rule is None or "foresight_threshold" not in comparison.metrics:
         return [("", None)] * len(pairs)
     divided = parts(pairs, rule)
     return [
