@@ -73,6 +73,19 @@ def test_the_threshold_is_the_last_one_in_the_sequence_whose_exact_bound_keeps_t
     assert (fitted.value, fitted.high, fitted.n) == pytest.approx(expected[1:])
 
 
+def test_the_search_begins_where_one_answer_may_be_harmed():
+    n = 4000
+    pairs = compared(np.arange(n) / 100, np.zeros(n))
+    divided = parts(pairs, RULE)
+    for at_most, needed in ((0.02, 236), (0.01, 473)):
+        rule = replace(RULE, at_most=at_most)
+        tested = candidates(divided, pairs.cluster_codes, rule)
+        assert tested == sorted(set(tested), reverse=True)
+        assert tested[-1] == 0.0
+        share = np.mean(divided.margin[divided.check] >= tested[0])
+        assert needed <= share * divided.fit.sum() < needed + 1.1 * divided.fit.sum() / 50
+
+
 def test_the_other_part_tells_what_it_is_worth():
     pairs = drawn(1, 3000, steepness=3.0)
     check, changed = parts(pairs, RULE).check, pairs.changed
