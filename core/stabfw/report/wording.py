@@ -100,7 +100,8 @@ def foresight_rule(rule: ForesightRule) -> str:
     return (
         f"Where the lead of the {whose}'s first token over the next reaches foresight_threshold, "
         f"at most {rule.at_most * 100:.4g}\N{NARROW NO-BREAK SPACE}% {_HARM[rule.metric]}: with "
-        f"confidence {rule.confidence:.4g}, fitted on {rule.fit_share:.0%} of the pictures and "
+        f"confidence {rule.confidence:.4g}, fitted on "
+        f"{rule.fit_share * 100:.4g}\N{NARROW NO-BREAK SPACE}% of the pictures and "
         "checked on the others."
     )
 
