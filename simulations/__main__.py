@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from math import sqrt
+from collections.abc import Callable, Iterator
+from math import exp, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from stabfw.metrics import (
+    ForesightRule,
     MetricValue,
     Outcomes,
     Pairs,
     confidence_metrics,
     corruption_errors,
     excess_metrics,
+    foresee,
     gate_estimate,
     macro_average,
     noise_floor,
@@ -31,6 +33,7 @@ Rng = np.random.Generator
 #: Images of five questions each, and how alike the fates of questions on one image are.
 CLUSTERED = ((100, 0.0), (100, 0.3), (400, 0.1), (400, 0.3))
 LIMIT = 0.01
+MEAN_MARGIN = 2.0
 
 
 def main() -> None:
@@ -44,6 +47,7 @@ def main() -> None:
     proportions(options.trials // 2, options.seed)
     metrics(options.trials // 4, options.seed)
     searches(options.trials // 2, options.seed)
+    foresight(options.trials // 2, options.seed)
 
 
 def gates(trials: int, seed: int) -> None:
@@ -122,6 +126,56 @@ def searches(trials: int, seed: int) -> None:
             f"| {share(trials - outside, trials)} | {share(alone, trials)} |"
         )
     print()
+
+
+def foresight(trials: int, seed: int) -> None:
+    """How often more answers change from a certified margin on than it allows."""
+    print("| images × questions | ICC | changes | certified | too many change | covered |")
+    print("|---|---|---|---|---|---|")
+    rule = ForesightRule()
+    for images, each, icc in (
+        *((n, 1, 0.0) for n in (1000, 4000)),
+        *((m, 5, icc) for m in (400, 1000) for icc in (0.0, 0.3)),
+    ):
+        for told, steepness in (("rarer with a margin", 2.0), ("as often at any", 0.0)):
+            rng = np.random.default_rng(seed)
+            above, covered = 0, []
+            for _ in range(trials):
+                pairs, rate = _hesitant(rng, images, each, icc, steepness, rule.at_most)
+                threshold = foresee(pairs, rule)["foresight_threshold"].value
+                if threshold is not None:
+                    above += rate(threshold) >= rule.at_most
+                    covered.append(exp(-threshold / MEAN_MARGIN))
+            mean = f"{np.mean(covered):.0%}" if covered else "–"
+            print(
+                f"| {images} × {each} | {icc:g} | {told} | {len(covered) / trials:.1%} "
+                f"| {share(above, trials)} | {mean} |"
+            )
+    print()
+
+
+def _hesitant(
+    rng: Rng, images: int, each: int, icc: float, steepness: float, limit: float
+) -> tuple[Pairs, Callable[[float], float]]:
+    """Draw answers that change by their margin, and tell how often from a given one on.
+
+    Margins are exponential. An answer changes with a chance that falls exponentially with them,
+    to four times the limit over all answers, or is the limit at any. On a share `icc` of the
+    images one draw decides all questions.
+    """
+    n = images * each
+    margin = rng.exponential(MEAN_MARGIN, n)
+    steps = 1 + MEAN_MARGIN * steepness
+    overall = 4 * limit if steepness else limit
+    alike = np.repeat(rng.random(images) < icc, each)
+    chance = np.where(alike, np.repeat(rng.random(images), each), rng.random(n))
+    changed = chance < overall * steps * np.exp(-steepness * margin)
+    ids, cluster, right = np.arange(n), np.arange(n) // each, np.ones(n, dtype=np.bool_)
+    base, variant = (
+        Outcomes.from_columns(ids, answer=a, correct=a, cluster=cluster, margin=margin)
+        for a in (right, ~changed)
+    )
+    return pair(base, variant), lambda threshold: overall * exp(-steepness * threshold)
 
 
 def _coverage(trials: int, seed: int, images: int, each: int) -> dict[str, str]:

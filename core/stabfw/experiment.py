@@ -634,6 +634,7 @@ def _report(
     directory: Path,
 ) -> Results:
     from stabfw.components.files import write_atomic
+    from stabfw.metrics import ForesightRule
     from stabfw.report.measure import measure
     from stabfw.report.write import write_report
 
@@ -647,6 +648,7 @@ def _report(
         metrics=[(label(c), components(registry, Kind.METRIC, c)) for c in spec.metrics],  # type: ignore[misc]
         published=spec.published,
         gates=gated(spec, plan),
+        foresight=ForesightRule(**spec.foresight.model_dump()) if spec.foresight else None,
     )
     (directory / PUBLISHED).unlink(missing_ok=True)
     write_atomic(directory / SPEC, to_yaml(spec).encode())

@@ -46,6 +46,27 @@ def test_first_diverging_token(base, variant, first):
     assert row(base, variant).first_diverging_token == first
 
 
+@pytest.mark.parametrize(
+    ("base", "variant", "near"), [(0.125, 3.0, True), (0.126, 0.0, False), (None, 0.1, None)]
+)
+def test_near_ties_are_the_baselines(tmp_path, base, variant, near):
+    import pyarrow.parquet
+
+    sides = (AnswerGiven("a", "a", "ok", True, margin=m) for m in (base, variant))
+    one = InstanceRow(
+        "q", "c", {}, "What?", "a", *sides, foresight_part="fit", foresight_covered=False
+    )
+    assert one.near_tie is near
+    instances_parquet([one], tmp_path / "i.parquet")
+    assert read_instances(tmp_path / "i.parquet") == [one]
+    (written,) = pyarrow.parquet.read_table(tmp_path / "i.parquet").to_pylist()
+    assert [written[k] for k in ("near_tie", "foresight_part", "foresight_covered")] == [
+        near,
+        "fit",
+        False,
+    ]
+
+
 def test_slugs_are_safe_and_distinct(tmp_path):
     def named(stack: str) -> Condition:
         return Condition("m", stack, "../b", "clean", 0, Role.STACK)

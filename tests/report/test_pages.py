@@ -66,6 +66,7 @@ def test_filters_and_counts_are_there(page, changed):
         assert f'value="{kind}" checked' in page
         assert f'data-count="kind:{kind}"' in page
     assert 'data-slice="question"' in page
+    assert "At most 0.125 is a near tie" in page
     for name in ("text", "margin", "sort"):
         assert f'name="{name}"' in page
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from stabfw.components import Benchmark, BenchmarkConfig, Kind
 from stabfw.errors import SpecError
+from stabfw.metrics import ForesightRule
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, components, label, load_spec, parse_spec, to_yaml
 
@@ -72,6 +74,14 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "batch_size": 8,
         "published": [],
         "gates": [],
+        "foresight": {
+            "metric": "divergence_ratio",
+            "at_most": 0.02,
+            "confidence": 0.95,
+            "margin": "variant",
+            "fit_share": 0.5,
+            "seed": 0,
+        },
         "judge": None,
         "metrics": [],
         "execution": {"executor": "inline", "workers": 1},
@@ -131,6 +141,8 @@ def test_every_change_changes_the_hash(registry: Registry) -> None:
         {"perturbations": [["noise", "swap"]]},
         {"seeds": [1]},
         {"controls": {"noise_floor": None}},
+        {"foresight": None},
+        {"foresight": {"at_most": 0.05}},
         {"tracking": {"uri": None}},
     ]
     assert len({make(registry, **change).hash() for change in changes}) == len(changes)
@@ -140,6 +152,35 @@ def test_every_change_changes_the_hash(registry: Registry) -> None:
 @pytest.mark.parametrize("value", [None, False, "no", "off"])
 def test_noise_floor_can_be_switched_off(registry: Registry, value: object) -> None:
     assert make(registry, controls={"noise_floor": value}).controls.noise_floor is None
+
+
+@pytest.mark.parametrize("value", [None, False, "no", "off"])
+def test_foresight_can_be_switched_off_and_is_like_the_metric_by_itself(
+    registry: Registry, value: object
+) -> None:
+    assert make(registry, foresight=value).foresight is None
+    asked = make(registry, foresight=True).foresight
+    assert asked == make(registry).foresight
+    assert asked is not None
+    assert ForesightRule(**asked.model_dump()) == ForesightRule()
+
+
+@pytest.mark.parametrize(
+    ("foresight", "message"),
+    [
+        ({"at_most": 0}, "foresight.at_most: must be greater than 0"),
+        ({"confidence": 0.5}, "foresight.confidence: must be greater than 0.5"),
+        ({"fit_share": 1}, "foresight.fit_share: must be less than 1"),
+        ({"margin": "both"}, "foresight.margin: must be 'variant' or 'baseline'"),
+        ({"metric": "accuracy_delta"}, "foresight.metric: must be 'divergence_ratio'"),
+        ({"atmost": 0.1}, "foresight.atmost: unknown field; did you mean 'at_most'?"),
+    ],
+)
+def test_a_foresight_that_means_nothing_is_refused(
+    registry: Registry, foresight: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        make(registry, foresight=foresight)
 
 
 def test_noise_floor_can_be_switched_on(registry: Registry) -> None:

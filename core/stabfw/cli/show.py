@@ -54,6 +54,7 @@ def command(
 
     from stabfw.report.layout import CHANGES, RESULTS, cell_directory
     from stabfw.report.serialise import load_results
+    from stabfw.report.wording import foresight_rule
 
     from .tables import metrics_table, terminal
 
@@ -86,6 +87,8 @@ def command(
         tables += [(item.condition.label, item.metrics) for item in summaries]
         for title, metrics in tables:
             console.print(metrics_table(escape(title), metrics))
+        if results.foresight is not None:
+            console.print(foresight_rule(results.foresight), highlight=False)
         return
     for comparison in wanted:
         found = _changes(cell_directory(run, comparison.condition) / CHANGES)

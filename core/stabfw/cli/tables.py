@@ -96,7 +96,8 @@ def metrics_table(title: str, metrics: Metrics) -> Table:
     for name in ("metric", "value", "95 % interval", "n", "method"):
         table.add_column(name, justify="right" if name in ("value", "n") else "left")
     for metric in metrics.values():
-        if metric.value is None:
+        # What was asked of some rows and has no answer is said; what had no rows is not.
+        if metric.value is None and not metric.n:
             continue
         low, high = _plain(metric.low), _plain(metric.high)
         bounds = f"{low} … {high}" if metric.low is not None else ""

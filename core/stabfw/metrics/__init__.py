@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .corruption import corruption_errors as corruption_errors
     from .counts import Counts as Counts
     from .divergence import first_divergence as first_divergence
+    from .foresight import FORESIGHT as FORESIGHT
+    from .foresight import ForesightRule as ForesightRule
+    from .foresight import foresee as foresee
     from .gates import Estimate as Estimate
     from .gates import Verdict as Verdict
     from .gates import combined as combined
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
 _HOME = {
     "pairs": ("Outcomes", "PairingError", "Pairs", "Side", "pair"),
     "counts": ("Counts",),
+    "foresight": ("FORESIGHT", "ForesightRule", "foresee"),
     "gates": (
         "Estimate",
         "Verdict",

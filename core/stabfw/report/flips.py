@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stabfw.metrics.stability import NEAR_TIE_NATS
 from stabfw.report.results import Change, Comparison
 from stabfw.report.templates import render
 from stabfw.report.wording import ESTIMANDS, KINDS, is_control
@@ -60,6 +61,7 @@ def flips_page(
         causes=sorted({c.cause for c in shown if c.cause}),
         slices={name: sorted(levels) for name, levels in sorted(slices.items())},
         largest_margin=max(margins, default=None),
+        near_tie_nats=NEAR_TIE_NATS,
         tiles=_tiles(comparison),
         bar=_bar(comparison),
         notices=notices,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stabfw.errors import RunError
+from stabfw.metrics.stability import NEAR_TIE_NATS
 from stabfw.report.results import Change
 from stabfw.store import Strength
 
@@ -64,6 +65,10 @@ class InstanceRow:
         kind: `none`, `negative`, `positive`, `wrong_churn` or `right_churn`.
         cause: `semantic`, `format`, `truncation` or `error`; empty where nothing changed.
         strength: How far the perturbation moved it, where that is known.
+        foresight_part: Whether a threshold of the margin was fitted on it (`fit`) or checked
+            (`check`); empty for neither.
+        foresight_covered: Whether its margin is at or above the threshold; None where either is
+            not known.
         thumbnail: The image as the models saw it; empty if not wanted.
     """
 
@@ -77,7 +82,14 @@ class InstanceRow:
     kind: str = UNCHANGED
     cause: str = ""
     strength: Strength | None = None
+    foresight_part: str = ""
+    foresight_covered: bool | None = None
     thumbnail: bytes = field(default=b"", repr=False)
+
+    @property
+    def near_tie(self) -> bool | None:
+        """Whether the baseline's two best first tokens were close; None where not known."""
+        return None if self.base.margin is None else self.base.margin <= NEAR_TIE_NATS
 
     @property
     def first_diverging_token(self) -> int | None:
@@ -201,6 +213,9 @@ def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:
             ("edits", pyarrow.int32()),
             *side("base"),
             *side("variant"),
+            ("near_tie", pyarrow.bool_()),
+            ("foresight_part", text),
+            ("foresight_covered", pyarrow.bool_()),
             ("first_diverging_token", pyarrow.int32()),
             ("thumbnail", pyarrow.binary()),
         ]
@@ -216,6 +231,9 @@ def _flat(row: InstanceRow, slices: Sequence[str]) -> dict[str, object]:
         "kind": row.kind,
         "cause": row.cause,
         **(asdict(row.strength) if row.strength else {}),
+        "near_tie": row.near_tie,
+        "foresight_part": row.foresight_part or None,
+        "foresight_covered": row.foresight_covered,
         "first_diverging_token": row.first_diverging_token,
         "thumbnail": row.thumbnail,
     }
@@ -245,5 +263,7 @@ def _row(flat: Mapping[str, Any]) -> InstanceRow:
         strength=None
         if flat["edits"] is None
         else Strength(flat["psnr"], flat["ssim"], flat["edits"]),
+        foresight_part=flat["foresight_part"] or "",
+        foresight_covered=flat["foresight_covered"],
         thumbnail=flat["thumbnail"],
     )

@@ -27,6 +27,7 @@ from stabfw.judge import Opinion
 from stabfw.metrics import (
     NEED_GOLD,
     Counts,
+    ForesightRule,
     MetricValue,
     Pairs,
     accuracy_did,
@@ -37,6 +38,7 @@ from stabfw.metrics import (
     excess_per_instance,
     first_divergence,
     flip_causes,
+    foresee,
     group_floor,
     group_metrics,
     loglik_delta,
@@ -193,6 +195,7 @@ def measure(
     metrics: Sequence[tuple[str, Metric[Any]]] = (),
     published: Sequence[Published] = (),
     gates: Sequence[tuple[Gate, tuple[Condition, ...]]] = (),
+    foresight: ForesightRule | None = None,
 ) -> Measured:
     """Compute the results of an experiment from the store alone.
 
@@ -209,12 +212,13 @@ def measure(
         metrics: Metric plugins with their names.
         published: Accuracies that others report of the baselines.
         gates: Limits, each with the cells that it judges.
+        foresight: From which margin on answers may be trusted; None for not asking.
 
     Returns:
         Results and the outcomes behind them. Cells that are not finished are left out.
     """
     done = load_outcomes(plan, store)
-    measuring = _Measuring(plan, store, done, metrics)
+    measuring = _Measuring(plan, store, done, metrics, foresight)
     comparisons = [
         comparison
         for condition in plan.named
@@ -251,6 +255,7 @@ def measure(
             *measuring.notices(),
         ),
         gates=tuple(judge(gate, conditions, measuring.outcome) for gate, conditions in gates),
+        foresight=foresight,
     )
     return Measured(results, done, measuring.pairs)
 
@@ -316,12 +321,14 @@ class _Measuring:
         store: Store,
         done: Mapping[str, CellOutcomes],
         metrics: Sequence[tuple[str, Metric[Any]]],
+        foresight: ForesightRule | None,
     ) -> None:
         self.plan = plan
         self.store = store
         self.inputs = Inputs()
         self.done = done
         self.metrics = metrics
+        self.foresight = foresight
         self.pairs: dict[Condition, Pairs] = {}
         self._floors: dict[str, tuple[list[Pairs], Metrics]] = {}
         self._parser_first: set[str] = set()
@@ -346,6 +353,9 @@ class _Measuring:
         values |= self._likelihood(condition)
         values |= self._divergence(key, base_key)
         values |= self._judged(base_key, [key])
+        rule = self.foresight
+        if rule is not None and (preserved or rule.metric == "divergence_ratio"):
+            values |= foresee(pairs, rule)
         for name, metric in self.metrics:
             with blaming(f"metric {name}", "compute()"):
                 computed = dict(metric.compute(pairs))

@@ -25,6 +25,7 @@ from stabfw.report.wording import (
     JUDGED,
     NOTHING,
     beyond_floor,
+    foresight_rule,
     interval,
     is_control,
     number,
@@ -65,6 +66,8 @@ def report_page(results: Results) -> str:
         controls=[_line(c, likelihood) for c in comparisons if is_control(c)],
         forest=forest_svg(results) if comparisons else "",
         judged=_judged(comparisons),
+        foresight=_foresight([c for c in comparisons if not is_control(c)]),
+        foresight_rule="" if results.foresight is None else foresight_rule(results.foresight),
         aggregates=_aggregates(results, comparisons),
         slices=_slices([c for c in comparisons if not is_control(c)]),
         worst=[_worst_slice(c) for c in comparisons if c.worst is not None and not is_control(c)],
@@ -297,6 +300,33 @@ def _judged(comparisons: Sequence[Comparison]) -> list[_Grid]:
         rows = tuple((JUDGED.get(head, head), lines) for head, lines in grid.rows)
         grids.append(replace(grid, columns=columns, rows=rows))
     return grids
+
+
+def _foresight(comparisons: Sequence[Comparison]) -> list[_Grid]:
+    """Return one table per benchmark and model of the margin from which on answers hold."""
+    columns = (
+        "foresight_threshold, nats",
+        "answers that sure",
+        "harmed of these",
+        "harm below it",
+        "when fitted",
+    )
+    places: dict[str, list[tuple[str, tuple[tuple[str, ...], ...]]]] = {}
+    for c in comparisons:
+        if (found := c.metrics.get("foresight_threshold")) is None:
+            continue
+        lines: tuple[tuple[str, ...], ...] = (("none certified", found.method),) + 4 * ((NOTHING,),)
+        if found.value is not None:
+            fitted = c.metrics["foresight_risk_fit"]
+            shares = (c.metrics[f"foresight_{n}"] for n in ("coverage", "risk", "foreseen"))
+            lines = (
+                (number(found.value),),
+                *((*_share(metric), f"n {metric.n:,}") for metric in shares),
+                (percent(fitted.value), f"at most {percent(fitted.high)}", f"n {fitted.n:,}"),
+            )
+        name = f"{c.condition.stack}, {c.condition.perturbation}"
+        places.setdefault(_place(c), []).append((name, lines))
+    return [_Grid(place, "", columns, tuple(rows)) for place, rows in places.items()]
 
 
 def _slices(comparisons: Sequence[Comparison]) -> list[_Grid]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stabfw.metrics.counts import Counts
+from stabfw.metrics.foresight import ForesightRule
 from stabfw.metrics.gates import Estimate, Verdict, combined
 from stabfw.metrics.several import WorstSlice
 from stabfw.metrics.stability import MetricValue
@@ -17,6 +18,7 @@ __all__ = [
     "Comparison",
     "Condition",
     "Failure",
+    "ForesightRule",
     "GateResult",
     "Judged",
     "Metrics",
@@ -173,6 +175,7 @@ class Results:
         summaries: Means over benchmarks, and corruption errors over perturbations.
         thresholds: What the numbers depend on besides the answers, such as `near_tie_nats`.
         gates: What the gates of the spec say.
+        foresight: What the `foresight_` metrics were asked for; None if they were not.
     """
 
     name: str
@@ -185,6 +188,7 @@ class Results:
     summaries: tuple[Summary, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
+    foresight: ForesightRule | None = None
 
     @property
     def verdict(self) -> Verdict | None:

@@ -15,7 +15,7 @@ from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.report.results import Results
 
-SCHEMA = 4
+SCHEMA = 5
 _MARK = "stabfw_results"
 
 

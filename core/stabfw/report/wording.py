@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import Comparison, Role
+from stabfw.report.results import Comparison, ForesightRule, Role
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -23,6 +23,12 @@ JUDGED = {
     "judge_score_order_disagreement": "ratings depend on order",
     "judge_self_disagreement": "another verdict when asked again",
     "judge_unreadable": "no verdict read",
+}
+
+_HARM = {
+    "divergence_ratio": "of the answers change",
+    "negative_flip_rate": "of the answers turn from right to wrong",
+    "correct_loss_rate": "of the baseline's right answers are lost",
 }
 
 ESTIMANDS = {
@@ -81,6 +87,23 @@ def p_value(value: float | None) -> str:
     if value is None:
         return NOTHING
     return "< 0.001" if value < 0.001 else number(value, 3)
+
+
+def foresight_rule(rule: ForesightRule) -> str:
+    """Say what a threshold of the margin keeps to.
+
+    Example:
+        >>> foresight_rule(ForesightRule(margin="baseline")).partition(",")[0]
+        "Where the lead of the baseline's first token over the next reaches foresight_threshold"
+    """
+    whose = "accelerated model" if rule.margin == "variant" else "baseline"
+    return (
+        f"Where the lead of the {whose}'s first token over the next reaches foresight_threshold, "
+        f"at most {rule.at_most * 100:.4g}\N{NARROW NO-BREAK SPACE}% {_HARM[rule.metric]}: with "
+        f"confidence {rule.confidence:.4g}, fitted on "
+        f"{rule.fit_share * 100:.4g}\N{NARROW NO-BREAK SPACE}% of the pictures and "
+        "checked on the others."
+    )
 
 
 def is_control(comparison: Comparison) -> bool:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 
 from stabfw.components import Prediction
@@ -14,6 +15,7 @@ from stabfw.components.data import Answer
 from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.execute.inputs import Inputs
+from stabfw.metrics.foresight import parts
 from stabfw.report.flips import flips_page
 from stabfw.report.forest import forest_page, forest_svg
 from stabfw.report.gates import write_verdict
@@ -34,6 +36,7 @@ from stabfw.report.page import report_page
 from stabfw.report.results import Change, Comparison, Results
 from stabfw.report.serialise import save_results
 from stabfw.report.thumbnails import thumbnail
+from stabfw.report.wording import value_of
 
 
 def write_report(measured: Measured, directory: Path, images: str) -> None:
@@ -85,6 +88,7 @@ def _rows(
     base = measured.outcomes[comparison.base_key]
     variant = measured.outcomes[comparison.key]
     row_of = {row.id: row for row in variant.cell.dataset.rows}
+    foreseen = _foresight(measured, comparison)
     for place, instance_id in enumerate(pairs.instance_id.tolist()):
         row = row_of[instance_id]
         kind = str(pairs.kind[place])
@@ -103,8 +107,26 @@ def _rows(
             kind=kind,
             cause=str(pairs.cause[place]) if changed else "",
             strength=base.strengths.get(instance_id),
+            foresight_part=foreseen[place][0],
+            foresight_covered=foreseen[place][1],
             thumbnail=picture,
         )
+
+
+def _foresight(measured: Measured, comparison: Comparison) -> list[tuple[str, bool | None]]:
+    """In which part of the foresight each instance is, and whether its margin suffices."""
+    pairs, rule = measured.pairs[comparison.condition], measured.results.foresight
+    threshold = value_of(comparison, "foresight_threshold")
+    if rule is None or "foresight_threshold" not in comparison.metrics:
+        return [("", None)] * len(pairs)
+    divided = parts(pairs, rule)
+    return [
+        (
+            "fit" if fit else "check" if check else "",
+            None if threshold is None or isnan(margin) else bool(margin >= threshold),
+        )
+        for margin, fit, check in zip(divided.margin, divided.fit, divided.check, strict=True)
+    ]
 
 
 def _shown(

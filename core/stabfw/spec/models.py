@@ -214,6 +214,36 @@ class Gate(Section):
         return limit
 
 
+class Foresight(Section):
+    """Which answers may be trusted unasked: a margin of the first token, with a guarantee."""
+
+    metric: Literal["divergence_ratio", "negative_flip_rate", "correct_loss_rate"] = Field(
+        default="divergence_ratio", description="What counts as harm, as in a gate."
+    )
+    at_most: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="Share of the answers with a margin at or above the threshold that may be "
+        "harmed.",
+    )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="One-sided, that the threshold keeps to this."
+    )
+    margin: Literal["variant", "baseline"] = Field(
+        default="variant",
+        description="Whose lead of the first token over the next: that of the accelerated model, "
+        "which is at hand in production, or the baseline's.",
+    )
+    fit_share: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Share of the pictures that it is fitted on; the others check it.",
+    )
+    seed: Seed = Field(default=0, description="Chooses these pictures.")
+
+
 class Generation(Section):
     """How answers are obtained: always greedily."""
 
@@ -324,6 +354,11 @@ class ExperimentSpec(Section):
     )
     gates: tuple[Gate, ...] = Field(
         default=(), description="Limits that the stacks have to keep to; `stabfw gate` judges them."
+    )
+    foresight: Annotated[Foresight | None, BeforeValidator(_switch)] = Field(
+        default=Foresight(),
+        description="From which margin on answers hardly change; null for not asking.",
+        json_schema_extra=_or_switch,
     )
     judge: Judge | None = Field(
         default=None, description="Who judges free answers; null for nobody."
