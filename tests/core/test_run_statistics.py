@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from stabfw.experiment import Run, outcomes_of, run
-from stabfw.metrics import MetricValue
+from stabfw.metrics import MetricValue, holm
 from stabfw.plan import Condition, Role
 from stabfw.registry import Registry
 from stabfw.report.across import ALL_PERTURBATIONS, MACRO_BENCHMARK
@@ -135,6 +135,23 @@ def test_every_number_follows_from_the_stored_answers(
     assert summaries[whole].metrics["mce"].value == pytest.approx(errors[1] / errors[0])
     # A random answer is no more often wrong when the question is longer.
     assert summaries[whole].metrics["rce"].value is None
+
+    # Excess over the noise floor, perturbed beside clean, over both strengths.
+    excesses = []
+    for p in ("clean", *noisy):
+        c = at["half", "long", p]
+        excesses.append(c.metrics["excess_divergence"].value)
+    more = np.mean(excesses[1:]) - excesses[0]
+    assert summaries[whole].metrics["amplification"].value == pytest.approx(more)
+    assert summaries[whole].metrics["amplification.suffix"].value == pytest.approx(more)
+    claims = [
+        s.metrics
+        for s in done.results.summaries
+        if s.condition.role is Role.STACK and "amplification" in s.metrics
+    ]
+    raw = [m["amplification_p"].value for m in claims]
+    assert [m["amplification_p_holm"].value for m in claims] == pytest.approx(holm(raw))
+    assert len(raw) > 1
 
     # Means over benchmarks.
     mean = summaries[Condition("parrot", "half", MACRO_BENCHMARK, "clean", 0, Role.STACK)]

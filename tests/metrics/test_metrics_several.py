@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from stabfw.metrics import (
+    Excess,
     MetricValue,
     Outcomes,
     accuracy_change_p,
@@ -15,6 +16,7 @@ from stabfw.metrics import (
     corruption_errors,
     holm,
     macro_average,
+    mean_amplification,
     pair,
     proportion_interval,
     slice_contrasts,
@@ -240,3 +242,47 @@ def test_corruption_errors_join_clusters_by_name() -> None:
     assert other["rce"].value == pytest.approx(same["rce"].value)
     alone = corruption_errors(wrong(40, 50), {"fog": [wrong(80, 120)]})
     assert same["mce"].high - same["mce"].low > alone["mce"].high - alone["mce"].low
+
+
+def amplified(values: list[float], start: int = 0, per_image: int = 1) -> Excess:
+    ids = np.array([f"q{start + i:03}" for i in range(len(values))], dtype=object)
+    clusters = np.array([(start + i) // per_image for i in range(len(values))], dtype=object)
+    return Excess(ids, clusters, np.array(values, dtype=np.float64))
+
+
+def test_amplification_is_averaged_within_each_instance_by_hand() -> None:
+    blur = [amplified([1, 0, 0, 1]), amplified([1, 1, 0, 0])]
+    typos = [amplified([0, 0, 1, -1, 1], start=1)]
+    found = mean_amplification({"blur": blur, "typos": typos})
+    assert found["amplification.blur"].value == pytest.approx(np.mean([1, 0.5, 0, 0.5]))
+    assert found["amplification.typos"].value == pytest.approx(0.2)
+    # Only q001 to q003 are known everywhere, and both perturbations weigh the same.
+    assert found["amplification"].n == 3
+    each = np.array([0.5, 0, 1.5]) / 2
+    assert found["amplification"].value == pytest.approx(each.mean())
+    fit = OLS(each, np.ones(3)).fit()
+    assert found["amplification_p"].value == pytest.approx(fit.pvalues[0])
+    low, high = fit.conf_int(0.05)[0]
+    assert (found["amplification"].low, found["amplification"].high) == pytest.approx((low, high))
+
+
+def test_severities_are_no_new_instances_of_amplification() -> None:
+    rng = np.random.default_rng(0)
+    one = amplified(rng.integers(-1, 2, 90).tolist(), per_image=3)
+    alone, thrice = mean_amplification({"fog": [one]}), mean_amplification({"fog": [one] * 3})
+    for name, metric in alone.items():
+        again = thrice[name]
+        assert (again.value, again.low, again.high) == pytest.approx(
+            (metric.value, metric.low, metric.high)
+        )
+    assert thrice["amplification"].n == 90
+    clustered = OLS(one.value, np.ones(90)).fit(
+        cov_type="cluster", cov_kwds={"groups": one.cluster.astype(int)}, use_t=True
+    )
+    assert alone["amplification_p.fog"].value == pytest.approx(clustered.pvalues[0])
+
+
+def test_no_amplification_at_all_is_no_claim() -> None:
+    found = mean_amplification({"fog": [amplified([0.0] * 50)]})
+    assert (found["amplification"].value, found["amplification_p"].value) == (0.0, 1.0)
+    assert found["amplification"].low < 0 < found["amplification"].high

@@ -13,6 +13,7 @@ from stabfw.metrics import (
     METRICS,
     Outcomes,
     accuracy_did,
+    amplification_per_instance,
     by_slice,
     clopper_pearson,
     compression_specific_failure_rate,
@@ -264,7 +265,7 @@ def test_amplification_pairs_on_the_instance():
         ["q0003", "q0001", "q0002"], answer=["B", "B", "A"], correct=[False, False, True]
     )
     perturbed = excess_per_instance(pair(base, noisy), still)
-    metric = perturbation_amplification(clean, perturbed)
+    metric = perturbation_amplification(amplification_per_instance(clean, perturbed))
     assert (metric.value, metric.n) == (pytest.approx(2 / 3), 3)
     assert -2 <= metric.low <= metric.high <= 2
 

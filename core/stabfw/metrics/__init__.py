@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .confidence import confidence_metrics as confidence_metrics
     from .corruption import corruption_errors as corruption_errors
+    from .corruption import mean_amplification as mean_amplification
     from .counts import Counts as Counts
     from .divergence import first_divergence as first_divergence
     from .foresight import FORESIGHT as FORESIGHT
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .intervals import effective_size as effective_size
     from .intervals import korn_graubard as korn_graubard
     from .intervals import mean_interval as mean_interval
+    from .intervals import mean_p_value as mean_p_value
     from .intervals import newcombe_paired as newcombe_paired
     from .intervals import paired_difference_interval as paired_difference_interval
     from .intervals import proportion_interval as proportion_interval
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from .stability import FlipCauses as FlipCauses
     from .stability import MetricValue as MetricValue
     from .stability import accuracy_did as accuracy_did
+    from .stability import amplification_per_instance as amplification_per_instance
     from .stability import by_slice as by_slice
     from .stability import compression_specific_failure_rate as compression_specific_failure_rate
     from .stability import excess_metrics as excess_metrics
@@ -102,6 +105,7 @@ _HOME = {
         "effective_size",
         "korn_graubard",
         "mean_interval",
+        "mean_p_value",
         "newcombe_paired",
         "paired_difference_interval",
         "proportion_interval",
@@ -110,7 +114,7 @@ _HOME = {
     ),
     "options": ("option_drift",),
     "confidence": ("confidence_metrics",),
-    "corruption": ("corruption_errors",),
+    "corruption": ("corruption_errors", "mean_amplification"),
     "several": (
         "WorstSlice",
         "accuracy_change_p",
@@ -130,6 +134,7 @@ _HOME = {
         "FlipCauses",
         "MetricValue",
         "accuracy_did",
+        "amplification_per_instance",
         "by_slice",
         "compression_specific_failure_rate",
         "excess_metrics",

@@ -1,4 +1,4 @@
-"""Errors under perturbations, in proportion to those of the baseline."""
+"""What perturbations do to a variant, over their severities and over all of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from .intervals import bootstrap_interval, mean_interval, proportion_interval
-from .pairs import FloatArray, IntArray, Pairs, factorize
-from .stability import MetricValue, metric_value
+from .intervals import bootstrap_interval, mean_interval, mean_p_value, proportion_interval
+from .pairs import FloatArray, IntArray, Pairs, factorize, locate
+from .stability import Excess, MetricValue, metric_value
 
 
 def corruption_errors(
@@ -85,6 +85,55 @@ def corruption_errors(
             )
             value = float(statistic(totals.sum(axis=0)[None, :])[0])
             found[name] = metric_value(name, value, bounds, n)
+    return found
+
+
+def mean_amplification(
+    amplified: Mapping[str, Sequence[Excess]], confidence: float = 0.95
+) -> dict[str, MetricValue]:
+    """Average what perturbations add to the variant's excess over severities and perturbations.
+
+    Every perturbation has the same weight, and in it every severity. The average is taken within
+    each instance first, so that severities do not count as new instances.
+
+    Args:
+        amplified: By perturbation, `amplification_per_instance` at each severity (and seed) of
+            it; at least one each.
+        confidence: Two-sided coverage.
+
+    Returns:
+        ``amplification`` over all and ``amplification.NAME`` of each perturbation, with
+        cluster-robust t intervals, and ``amplification_p`` and ``amplification_p.NAME``, the
+        two-sided p-values of their being zero. Instances that are not known everywhere are left
+        out.
+
+    Example:
+        >>> from stabfw.metrics import Excess
+        >>> each = np.array([0.0, 1.0]), np.array([0.0, 0.5])
+        >>> ids = np.array(["q1", "q2"], dtype=object)
+        >>> noise = [Excess(ids, ids, value) for value in each]
+        >>> mean_amplification({"noise": noise})["amplification"].value
+        0.375
+    """
+    found: dict[str, MetricValue] = {}
+    for suffix, kinds in (("", tuple(amplified)), *((f".{kind}", (kind,)) for kind in amplified)):
+        members = [amplified[kind] for kind in kinds]
+        shared = members[0][0]
+        for other in (one for severities in members for one in severities):
+            known = locate(shared.instance_id, other.instance_id) >= 0
+            shared = Excess(shared.instance_id[known], shared.cluster[known], shared.value[known])
+        mean = np.zeros(len(shared.value))
+        for severities in members:
+            for one in severities:
+                own = one.value[locate(shared.instance_id, one.instance_id)]
+                mean += own / len(severities) / len(members)
+        codes = factorize(shared.cluster)
+        name = f"amplification{suffix}"
+        bounds = mean_interval(mean, codes, confidence, limits=(-2.0, 2.0))
+        value = float(mean.mean()) if len(mean) else float("nan")
+        found[name] = metric_value(name, value, bounds, len(mean))
+        p, p_name = mean_p_value(mean, codes), f"amplification_p{suffix}"
+        found[p_name] = MetricValue(p_name, p, None, None, len(mean), "cluster-t")
     return found
 
 

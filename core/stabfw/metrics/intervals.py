@@ -441,6 +441,29 @@ def sandwich_error(influence: FloatArray, codes: IntArray) -> tuple[float, int]:
     return sqrt(m / (m - 1) * float(totals @ totals)), m
 
 
+def mean_p_value(values: FloatArray, codes: IntArray) -> float | None:
+    """Test that a mean is zero by the t test that belongs to `mean_interval`, two-sided.
+
+    Args:
+        values: Shape ``(n,)``, finite.
+        codes: Cluster codes, shape ``(n,)``.
+
+    Returns:
+        The p-value: 1 where all values are 0; None where nothing else varies, or from fewer than
+        two clusters.
+
+    Example:
+        >>> round(mean_p_value(np.array([0.0, 1.0, 1.0, 2.0]), np.arange(4)), 3)
+        0.092
+    """
+    from scipy.stats import t
+
+    if len(values) and not values.any():
+        return 1.0
+    error, m = sandwich_error((values - values.mean()) / max(len(values), 1), codes)
+    return 2 * float(t.sf(abs(float(values.mean())) / error, m - 1)) if error > 0 else None
+
+
 def cluster_totals(codes: IntArray, *columns: NDArray[Any]) -> FloatArray:
     """Sum columns within clusters.
 

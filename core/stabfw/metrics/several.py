@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from math import sqrt
 
 import numpy as np
 
-from .intervals import design_effect, proportion_interval, sandwich_error
+from .intervals import design_effect, mean_p_value, proportion_interval, sandwich_error
 from .pairs import BoolArray, FloatArray, IntArray, Pairs
 from .stability import MetricValue, metric_value
 
@@ -92,7 +92,7 @@ def accuracy_change_p(pairs: Pairs) -> MetricValue:
     Returns:
         ``accuracy_delta_p``; None where nothing could vary.
     """
-    from scipy.stats import binomtest, t
+    from scipy.stats import binomtest
 
     name = "accuracy_delta_p"
     rows = np.flatnonzero(pairs.valid)
@@ -107,9 +107,7 @@ def accuracy_change_p(pairs: Pairs) -> MetricValue:
     if int(np.bincount(codes).max()) == 1:
         p = float(binomtest(lost, lost + repaired).pvalue)
         return MetricValue(name, p, None, None, n, "exact-binomial")
-    error, m = sandwich_error((change - change.mean()) / n, codes)
-    p = 2 * float(t.sf(abs(float(change.mean())) / error, m - 1)) if error > 0 else float("nan")
-    return MetricValue(name, p if isfinite(p) else None, None, None, n, "cluster-t")
+    return MetricValue(name, mean_p_value(change, codes), None, None, n, "cluster-t")
 
 
 def contrast_p(

@@ -298,24 +298,31 @@ def excess_metrics(
     return found
 
 
-def perturbation_amplification(
-    clean: Excess, perturbed: Excess, confidence: float = 0.95
-) -> MetricValue:
-    """Return how much a perturbation adds to the variant's excess, paired on the instance id.
+def amplification_per_instance(clean: Excess, perturbed: Excess) -> Excess:
+    """Return how much a perturbation adds to the variant's excess, instance by instance.
 
     Args:
         clean: Excess on clean inputs, from `excess_per_instance`.
         perturbed: Excess on perturbed inputs, over its own noise floor.
-        confidence: Two-sided coverage.
 
     Returns:
-        Mean of excess(perturbed) − excess(clean) over the instances present in both.
+        excess(perturbed) − excess(clean), within [-2, 2], of the instances present in both.
     """
     row = locate(clean.instance_id, perturbed.instance_id)
     found = row >= 0
     change = perturbed.value[row[found]] - clean.value[found]
-    codes = factorize(clean.cluster[found])
-    return _mean("perturbation_amplification", change, codes, confidence, 2.0)
+    return Excess(clean.instance_id[found], clean.cluster[found], change)
+
+
+def perturbation_amplification(amplified: Excess, confidence: float = 0.95) -> MetricValue:
+    """Return the mean of what a perturbation adds to the variant's excess.
+
+    Args:
+        amplified: From `amplification_per_instance`.
+        confidence: Two-sided coverage.
+    """
+    codes = factorize(amplified.cluster)
+    return _mean("perturbation_amplification", amplified.value, codes, confidence, 2.0)
 
 
 def accuracy_did(clean: Pairs, perturbed: Pairs, confidence: float = 0.95) -> MetricValue:

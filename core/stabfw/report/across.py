@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from stabfw.metrics import (
+    Excess,
     MetricValue,
     Pairs,
     accuracy_change_p,
@@ -13,6 +14,7 @@ from stabfw.metrics import (
     corruption_errors,
     holm,
     macro_average,
+    mean_amplification,
     slice_contrasts,
 )
 from stabfw.metrics.confidence import BINS
@@ -109,18 +111,21 @@ def corrected(
 def summaries(
     comparisons: Sequence[Comparison],
     pairs: Mapping[Condition, Pairs],
+    amplified: Mapping[Condition, Excess],
     corruptions: Mapping[Condition, str],
     clean: Clean,
 ) -> tuple[Summary, ...]:
-    """Average over benchmarks, and hold errors under perturbations against the baseline's.
+    """Average over benchmarks and over perturbations.
 
     Args:
         comparisons: Those of one experiment.
         pairs: Their joined outcomes.
+        amplified: What a perturbation adds to the excess of each instance, where that is known.
         corruptions: The kind of each perturbation, whatever its severity and seed.
         clean: The clean condition beside a perturbed one.
     """
-    return (*_macro(comparisons), *_corruption(comparisons, pairs, corruptions, clean))
+    perturbed = _over_perturbations(comparisons, pairs, amplified, corruptions, clean)
+    return (*_macro(comparisons), *_with_holm(perturbed))
 
 
 def _slice_q(
@@ -161,23 +166,59 @@ def _macro(comparisons: Sequence[Comparison]) -> list[Summary]:
     return found
 
 
-def _corruption(
+def _over_perturbations(
     comparisons: Sequence[Comparison],
     pairs: Mapping[Condition, Pairs],
+    amplified: Mapping[Condition, Excess],
     corruptions: Mapping[Condition, str],
     clean: Clean,
 ) -> list[Summary]:
-    groups: dict[Condition, dict[str, list[Pairs]]] = {}
+    """Errors against the baseline's, where gold holds, and how much is added to the excess."""
     beside: dict[Condition, Condition] = {}
+    errors: dict[Condition, dict[str, list[Pairs]]] = {}
+    added: dict[Condition, dict[str, list[Excess]]] = {}
     for c in comparisons:
         at = clean(c.condition)
-        if at is None or at not in pairs or not c.label_preserved:
+        if at is None or at not in pairs:
             continue
         whole = replace(c.condition, perturbation=ALL_PERTURBATIONS, seed=0)
         beside[whole] = at
         kind = corruptions[c.condition]
-        groups.setdefault(whole, {}).setdefault(kind, []).append(pairs[c.condition])
-    return [
-        Summary(whole, tuple(kinds), corruption_errors(pairs[beside[whole]], kinds))
-        for whole, kinds in groups.items()
-    ]
+        if c.label_preserved:
+            errors.setdefault(whole, {}).setdefault(kind, []).append(pairs[c.condition])
+        if c.condition in amplified:
+            added.setdefault(whole, {}).setdefault(kind, []).append(amplified[c.condition])
+    found = []
+    for whole, at in beside.items():
+        lost, more = errors.get(whole, {}), added.get(whole, {})
+        metrics = corruption_errors(pairs[at], lost) if lost else {}
+        metrics |= mean_amplification(more) if more else {}
+        if metrics:
+            found.append(Summary(whole, tuple({**lost, **more}), metrics))
+    return found
+
+
+def _with_holm(found: Sequence[Summary]) -> list[Summary]:
+    """Add p-values for the claim that something is amplified, corrected over all stacks.
+
+    Those of single perturbations are corrected over all perturbations and stacks. Controls are
+    left out, since nothing is claimed of them.
+    """
+    name = "amplification_p"
+    stacks = [s for s in found if s.condition.role is Role.STACK]
+    added: dict[Condition, dict[str, MetricValue]] = {}
+    for whole in (True, False):
+        tests = [
+            (s.condition, metric)
+            for s in stacks
+            for metric in s.metrics.values()
+            if (metric.name == name if whole else metric.name.startswith(f"{name}."))
+        ]
+        adjusted = holm([metric.value for _, metric in tests])
+        method = f"Holm over {sum(metric.value is not None for _, metric in tests)}"
+        for (condition, metric), p in zip(tests, adjusted, strict=True):
+            corrected_name = metric.name.replace(name, f"{name}_holm", 1)
+            added.setdefault(condition, {})[corrected_name] = replace(
+                metric, name=corrected_name, value=p, method=f"{metric.method}, {method}"
+            )
+    return [replace(s, metrics={**s.metrics, **added.get(s.condition, {})}) for s in found]

@@ -27,10 +27,12 @@ from stabfw.judge import Opinion
 from stabfw.metrics import (
     NEED_GOLD,
     Counts,
+    Excess,
     ForesightRule,
     MetricValue,
     Pairs,
     accuracy_did,
+    amplification_per_instance,
     by_slice,
     compression_specific_failure_rate,
     confidence_metrics,
@@ -242,7 +244,9 @@ def measure(
         estimand=estimand,
         cells=cells,
         comparisons=tuple(corrected(comparisons, measuring.pairs)),
-        summaries=summaries(comparisons, measuring.pairs, corruptions, measuring.clean),
+        summaries=summaries(
+            comparisons, measuring.pairs, measuring.amplified, corruptions, measuring.clean
+        ),
         thresholds=THRESHOLDS,
         failures=(
             *failures,
@@ -330,6 +334,7 @@ class _Measuring:
         self.metrics = metrics
         self.foresight = foresight
         self.pairs: dict[Condition, Pairs] = {}
+        self.amplified: dict[Condition, Excess] = {}
         self._floors: dict[str, tuple[list[Pairs], Metrics]] = {}
         self._parser_first: set[str] = set()
         self._unscored: dict[str, str] = {}
@@ -468,10 +473,12 @@ class _Measuring:
                 found[metric.name] = metric
         clean_repeats, _ = self._floor(base_key)
         if repeats and clean_repeats:
-            found["perturbation_amplification"] = perturbation_amplification(
+            self.amplified[condition] = amplification_per_instance(
                 excess_per_instance(clean_pairs, clean_repeats),
                 excess_per_instance(pairs, repeats),
             )
+            metric = perturbation_amplification(self.amplified[condition])
+            found[metric.name] = metric
         return found
 
     def _likelihood(self, condition: Condition) -> dict[str, MetricValue]:
