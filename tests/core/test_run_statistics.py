@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from stabfw.experiment import Run, outcomes_of, run
-from stabfw.metrics import MetricValue, holm
+from stabfw.metrics import Counts, MetricValue, Outcomes, holm, pair, stability_metrics
 from stabfw.plan import Condition, Role
 from stabfw.registry import Registry
 from stabfw.report.across import ALL_PERTURBATIONS, MACRO_BENCHMARK
@@ -274,6 +274,42 @@ def test_what_holds_for_any_run(
     assert {c.condition.stack: dict(c.metrics) for c in other.results.comparisons} == {
         name: dict(c.metrics) for name, c in by_name.items()
     }
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 9))
+@settings(
+    max_examples=6, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_stored_answers_can_be_swapped_and_dealt_into_shards(
+    make_spec: Make, registry: Registry, rng: random.Random, shards: int
+) -> None:
+    first = run(make_spec(name="plain"), registry=registry)
+    planted = dict.fromkeys(rng.sample(ids(first, registry), rng.randrange(1, 100)), "green")
+    stacks = {"some": [{"type": "planted", "answers": planted}], "half": ["half"]}
+    done = run(make_spec(stacks=stacks, compare="deployed"), registry=registry)
+    tables = outcomes_of(done.directory, registry)
+    base = next(table for c, table in tables.items() if c.role is Role.BASELINE)
+    for c in done.results.comparisons:
+        variant = tables[c.condition]
+        value = {name: metric.value for name, metric in c.metrics.items()}
+
+        # The other way round, what was lost is repaired.
+        back = {name: m.value for name, m in stability_metrics(pair(variant, base)).items()}
+        for name in ("divergence_ratio", "flips", "wrong_churn", "mcnemar_p", "error_consistency"):
+            assert back[name] == value[name]
+        assert back["negative_flip_rate"] == value["positive_flip_rate"]
+        assert back["accuracy_delta"] == pytest.approx(-value["accuracy_delta"])
+        assert back["accuracy_base"] == value["accuracy_variant"]
+
+        # Dealt into shards in any order, each half of a pair by itself.
+        def dealt(table: Outcomes) -> list[Outcomes]:
+            order = rng.sample(range(len(table)), len(table))
+            return [table.select(order[i::shards]) for i in range(shards)]
+
+        merged = pair(Outcomes.concat(dealt(base)), Outcomes.concat(dealt(variant)))
+        assert Counts.of(merged) == c.counts
+        again = stability_metrics(merged)
+        assert again == {name: c.metrics[name] for name in again}
 
 
 def ids(done: Run, registry: Registry) -> list[str]:
