@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import Comparison, ForesightRule, Role
+from stabfw.report.results import Comparison, ForesightRule, Metrics, Role
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -111,9 +111,15 @@ def is_control(comparison: Comparison) -> bool:
     return comparison.condition.role is not Role.STACK
 
 
-def value_of(comparison: Comparison, name: str) -> float | None:
-    """Return the value of a metric, None where it is absent or undefined."""
-    metric = comparison.metrics.get(name)
+def value_of(comparison: Comparison, name: str, among: Metrics | None = None) -> float | None:
+    """Return the value of a metric, None where it is absent or undefined.
+
+    Args:
+        comparison: A cell beside its baseline.
+        name: The metric.
+        among: Where it is looked for instead of among the comparison's metrics, such as a floor.
+    """
+    metric = (comparison.metrics if among is None else among).get(name)
     return None if metric is None else metric.value
 
 
