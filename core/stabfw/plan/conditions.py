@@ -31,7 +31,7 @@ class Condition:
         perturbation: Name of the perturbation; `clean` where nothing is perturbed.
         seed: Seed of the perturbation.
         role: What the cell is there for.
-        repeat: 0, or the number of the batch composition in the noise floor of this stack.
+        repeat: 0, or the number of the batch composition in a noise floor.
         circumstance: How a matched baseline differs from the plain one, such as `bfloat16`.
     """
 
