@@ -107,6 +107,7 @@ def test_repeats_of_stacks_are_cells_like_others(make_spec: Make, registry: Regi
     # Baseline and stacks are repeated in the same company.
     assert len(again) == 6
     assert all(each == next(iter(again.values())) for each in again.values())
+    assert set(next(iter(again.values()))) == {0, 1, 2}
     assert len(set(next(iter(again.values())).values())) == 3
 
 

@@ -14,7 +14,7 @@ from stabfw.metrics.gates import Verdict
 from stabfw.metrics.stability import MetricValue
 from stabfw.report.gates import HEAD, row, title
 from stabfw.report.results import Comparison, GateResult, Metrics, Results, Role
-from stabfw.report.wording import JUDGED, NOTHING, interval, percent, points
+from stabfw.report.wording import JUDGED, NOTHING, interval, percent, plain, points
 
 _COLOURS = {
     Verdict.PASS: "green",
@@ -103,9 +103,9 @@ def metrics_table(title: str, metrics: Metrics, counts: Counts | None = None) ->
         # What was asked of some rows and has no answer is said; what had no rows is not.
         if metric.value is None and not metric.n:
             continue
-        low, high = _plain(metric.low), _plain(metric.high)
+        low, high = plain(metric.low), plain(metric.high)
         bounds = f"{low} … {high}" if metric.low is not None else ""
-        table.add_row(metric.name, _plain(metric.value), bounds, str(metric.n), metric.method)
+        table.add_row(metric.name, plain(metric.value), bounds, str(metric.n), metric.method)
     for name, count in asdict(counts).items() if counts else ():
         table.add_row(name, str(count), "", "", "count")
     return table
@@ -183,7 +183,3 @@ def _numbers(item: Comparison) -> Sequence[str]:
 def _with_interval(metric: MetricValue | None, value: str) -> str:
     bounds = interval(metric)
     return f"{value}\n{bounds}" if bounds else value
-
-
-def _plain(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"

@@ -32,6 +32,7 @@ from stabfw.report.wording import (
     number,
     p_value,
     percent,
+    plain,
     points,
     value_of,
 )
@@ -458,20 +459,16 @@ def _number(metric: MetricValue, floors: Mapping[str, Metrics]) -> _Row:
     again = (floor.get(metric.name) for floor in floors.values())
     return _Row(
         metric.name,
-        _plain(metric.value),
+        plain(metric.value),
         _bounds(metric),
-        tuple(("", "") if m is None else (_plain(m.value), _bounds(m)) for m in again),
+        tuple(("", "") if m is None else (plain(m.value), _bounds(m)) for m in again),
         f"{metric.n:,}",
         metric.method,
     )
 
 
 def _bounds(metric: MetricValue) -> str:
-    return "" if metric.low is None else f"{_plain(metric.low)} … {_plain(metric.high)}"
-
-
-def _plain(value: float | None) -> str:
-    return number(value, 4)
+    return "" if metric.low is None else f"{plain(metric.low)} … {plain(metric.high)}"
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.replace("-", MINUS)
 
 
+def plain(value: float | None) -> str:
+    r"""Write a number with four decimals, or two digits where these would all be zero.
+
+    Example:
+        >>> plain(0.25), plain(2.3e-05), plain(0.0)
+        ('0.2500', '2.3e−05', '0.0000')
+    """
+    if value is not None and 0 < abs(value) < 0.0005:
+        return f"{value:.1e}".replace("-", MINUS)
+    return number(value, 4)
+
+
 def percent(value: float | None) -> str:
     r"""Write a share in per cent with one decimal; a dash for None.
 
