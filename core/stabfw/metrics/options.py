@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import chain
 from math import log
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from .intervals import mean_interval
 from .pairs import FloatArray, IntArray, factorize
 from .stability import MetricValue, metric_value
 
+#: A row of log-probabilities for each instance.
+_Rows: TypeAlias = Sequence[Sequence[float]] | FloatArray
+
 #: Probabilities below 1e-10 count as 1e-10, since a single 0 would make the divergence infinite.
 MIN_LOGPROB = -10 * log(10)
 #: How large each divergence can be.
@@ -21,8 +24,8 @@ _LARGEST = {"answer_kl": -MIN_LOGPROB, "answer_jsd": 1.0}
 
 
 def option_drift(
-    before: Sequence[Sequence[float]] | FloatArray,
-    after: Sequence[Sequence[float]] | FloatArray,
+    before: _Rows,
+    after: _Rows,
     clusters: Sequence[Hashable] | NDArray[Any],
     confidence: float = 0.95,
 ) -> dict[str, MetricValue]:
@@ -61,10 +64,10 @@ def option_drift(
 
 
 def excess_option_drift(
-    before: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
-    again: Sequence[Sequence[Sequence[float] | None]],
-    clusters: Sequence[Hashable],
+    before: _Rows,
+    after: _Rows,
+    again: Sequence[Sequence[Sequence[float] | None] | FloatArray],
+    clusters: Sequence[Hashable] | NDArray[Any],
     confidence: float = 0.95,
 ) -> dict[str, MetricValue]:
     """Return how far the options moved beyond the run-to-run noise, paired per instance.
@@ -115,9 +118,7 @@ def excess_option_drift(
     }
 
 
-def _divergences(
-    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]
-) -> dict[str, FloatArray]:
+def _divergences(before: _Rows, after: _Rows) -> dict[str, FloatArray]:
     """Return both divergences of each instance, by the name of their mean."""
     p, owner = _probabilities(before)
     q, other = _probabilities(after)
@@ -136,7 +137,7 @@ def _divergences(
     }
 
 
-def _rows(rows: Sequence[Sequence[float] | None], here: list[int]) -> Sequence[Sequence[float]]:
+def _rows(rows: Sequence[Sequence[float] | None] | FloatArray, here: list[int]) -> _Rows:
     """Return some of the rows; those of an array stay one, which is much faster."""
     if isinstance(rows, np.ndarray):
         return rows[here]
@@ -156,13 +157,11 @@ def _mean(
     )
 
 
-def _codes(clusters: Sequence[Hashable], n: int) -> IntArray:
+def _codes(clusters: Sequence[Hashable] | NDArray[Any], n: int) -> IntArray:
     return factorize(np.fromiter(clusters, dtype=object, count=n))
 
 
-def _probabilities(
-    rows: Sequence[Sequence[float]] | FloatArray,
-) -> tuple[FloatArray, IntArray]:
+def _probabilities(rows: _Rows) -> tuple[FloatArray, IntArray]:
     """Return the probabilities of all rows one after another, and the row of each."""
     if isinstance(rows, np.ndarray) and rows.ndim == 2:
         flat, sizes = rows.ravel(), np.full(len(rows), rows.shape[1])
