@@ -182,6 +182,10 @@ def million_pairs() -> None:
     measure("stability", lambda: metrics.stability_metrics(pairs))
     measure("option drift", lambda: metrics.option_drift(before, after, cluster))
     measure(
+        "excess drift",
+        lambda: metrics.excess_option_drift(before, after, [before], cluster),
+    )
+    measure(
         "confidence",
         lambda: metrics.confidence_metrics(sure, sure_after, right, right_after, cluster),
     )

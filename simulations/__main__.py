@@ -16,6 +16,7 @@ from stabfw.metrics import (
     confidence_metrics,
     corruption_errors,
     excess_metrics,
+    excess_option_drift,
     foresee,
     gate_estimate,
     macro_average,
@@ -196,12 +197,16 @@ def _measured(
 ) -> Iterator[tuple[str, MetricValue]]:
     """Draw an experiment and yield what has an interval."""
     draw = _Experiment(rng, images, each)
-    clean, noisy, repeats = draw.pairs(0.0), draw.pairs(0.8), [draw.again() for _ in range(3)]
+    clean, noisy = draw.pairs(0.0), draw.pairs(0.8)
+    jittered = [draw.jittered() for _ in range(3)]
+    repeats = [draw.again(logits) for logits in jittered]
     found = dict(stability_metrics(clean, resamples=resamples))
     found |= excess_metrics(clean, repeats)
     floor = noise_floor(repeats, resamples=0)
     found |= {f"floor {name}": floor[name] for name in ("divergence_ratio", "correct_loss_rate")}
     found |= option_drift(draw.before, draw.after, draw.cluster)
+    again = [_normalised(logits) for logits in jittered]
+    found |= excess_option_drift(draw.before, draw.after, again, draw.cluster)
     sure, sure_after = (np.exp(side).max(axis=1) for side in (draw.before, draw.after))
     right, right_after = clean.base.correct, clean.variant.correct
     found |= confidence_metrics(
@@ -240,10 +245,13 @@ class _Experiment:
             self._table(self.drifted - (noise + noise / 4) * self.one_hot),
         )
 
-    def again(self) -> Pairs:
+    def jittered(self) -> Floats:
+        """The baseline's logits once more, in other company."""
+        return self.logits + self.rng.normal(0, 0.05, self.logits.shape)
+
+    def again(self, logits: Floats) -> Pairs:
         """The baseline, and once more."""
-        jitter = self.rng.normal(0, 0.05, self.logits.shape)
-        return pair(self._table(self.logits), self._table(self.logits + jitter))
+        return pair(self._table(self.logits), self._table(logits))
 
     def _table(self, logits: Floats) -> Outcomes:
         best = np.sort(logits, axis=1)

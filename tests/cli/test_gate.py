@@ -114,6 +114,22 @@ def test_a_noisy_baseline_makes_a_gate_not_measurable(
     stabfw("run", spec, "-q", "--set", worse, "--set", stacks, code=Exit.GATE_FAILED)
 
 
+def test_a_stack_that_minds_its_company_cannot_hide_behind_that(
+    make: Callable[..., str], stabfw: Callable[..., str]
+) -> None:
+    """Only noise of the baseline makes a gate not measurable."""
+    spec = make(
+        stacks={"crowded": ["crowded"]},
+        controls={"noise_floor": {"repeats": 1, "stacks": True}},
+        gates=[{"metric": "divergence_ratio", "at_most": 0.05}],
+    )
+    assert "verdict  fail" in stabfw("run", spec, "-q", code=Exit.GATE_FAILED)
+    own = load_results(Path("runs/mine/results.json")).comparisons[0].self_floor
+    assert own["divergence_ratio"].low > 0.05
+    (cell,) = verdict_file()["gates"][0]["cells"]
+    assert cell["floor"]["value"] == 0
+
+
 def test_other_gates_are_judged_without_the_model(
     make: Callable[..., str], stabfw: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def spec(make_spec: Make, choices: Path) -> ExperimentSpec:
         perturbations=[{"type": "suffix", "strength": 1}, {"type": "suffix", "strength": 2}],
         stacks={"half": ["half"]},
         compare="deployed",
+        controls={"noise_floor": {"repeats": 2, "stacks": True}},
         batch_size=5,
         generation={"mode": "likelihood"},
     )
@@ -55,8 +56,12 @@ def spec(make_spec: Make, choices: Path) -> ExperimentSpec:
 
 def numbers(done: Run) -> list[MetricValue]:
     results = done.results
-    found = [m for c in results.comparisons for m in [*c.metrics.values(), *c.floor.values()]]
-    found += [m for s in results.summaries for m in s.metrics.values()]
+    found = [
+        m
+        for item in (*results.comparisons, *results.summaries)
+        for metrics in (item.metrics, item.floor, item.self_floor)
+        for m in metrics.values()
+    ]
     for c in results.comparisons:
         found += [m for levels in c.slices.values() for v in levels.values() for m in v.values()]
         found += [c.worst.rate] if c.worst else []

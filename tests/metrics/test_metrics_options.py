@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from sklearn.metrics import brier_score_loss
-from stabfw.metrics import confidence_metrics, option_drift
+from stabfw.metrics import confidence_metrics, excess_option_drift, option_drift
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 
@@ -77,6 +77,59 @@ def test_drift_is_bounded_zero_against_itself_and_jsd_is_symmetric(
     for name, metric in forth.items():
         assert shuffled[name].value == pytest.approx(metric.value)
         assert shuffled[name].high == pytest.approx(metric.high)
+
+
+def test_excess_is_the_divergence_minus_the_mean_of_the_repeats_of_each_instance() -> None:
+    """By hand: repeats that have only some of the instances count for these alone."""
+    a, b, once, twice = (logprobs(seed, 5) for seed in range(4))
+    again = [[*once[:4], None], [None, *twice[1:3], None, None]]
+    found = excess_option_drift(a, b, again, "aabbc")
+    p, q, r, s = (np.exp(side) for side in (a, b, once, twice))
+    first, second = entropy(p, r, axis=1), entropy(p, s, axis=1)
+    noise = [first[0], (first[1] + second[1]) / 2, (first[2] + second[2]) / 2, first[3]]
+    each = entropy(p, q, axis=1)[:4] - noise
+    metric = found["excess_answer_kl"]
+    assert metric.value == pytest.approx(np.mean(each))
+    assert metric.n == 4
+    # Two clusters of two: the error of their totals, and one degree of freedom.
+    from scipy.stats import t
+
+    totals = np.array([each[:2].sum(), each[2:].sum()]) - 2 * each.mean()
+    reach = t.ppf(0.975, 1) * np.sqrt(2 * (totals**2).sum()) / 4
+    assert metric.high == pytest.approx(min(metric.value + reach, np.log(1e10)))
+    assert metric.low == pytest.approx(max(metric.value - reach, -np.log(1e10)))
+    apart = [jensenshannon(p, side, base=2, axis=1) ** 2 for side in (q, r, s)]
+    noise = [apart[1][0], *(apart[1][1:3] + apart[2][1:3]) / 2, apart[1][3]]
+    assert found["excess_answer_jsd"].value == pytest.approx(np.mean(apart[0][:4] - noise))
+
+
+def test_excess_needs_repeats_and_the_same_options() -> None:
+    rows = [[0.0, -1.0]] * 2
+    with pytest.raises(ValueError, match="at least one repeat"):
+        excess_option_drift(rows, rows, [], "ab")
+    with pytest.raises(ValueError, match="other options"):
+        excess_option_drift(rows, rows, [[None, [0.0]]], "ab")
+    nothing = excess_option_drift(rows, rows, [[None, None]], "ab")
+    assert {(m.value, m.low, m.n) for m in nothing.values()} == {(None, None, 0)}
+
+
+@given(st.integers(0, 2**16), st.integers(2, 30), st.integers(1, 4))
+@EXAMPLES
+def test_excess_over_a_baseline_that_repeats_itself_is_the_drift(
+    seed: int, n: int, repeats: int
+) -> None:
+    a, b = logprobs(seed, n), logprobs(seed + 1, n)
+    drift = option_drift(a, b, range(n))
+    excess = excess_option_drift(a, b, [a] * repeats, range(n))
+    for name, metric in drift.items():
+        assert excess[f"excess_{name}"].value == metric.value
+        assert excess[f"excess_{name}"].n == metric.n
+    # A variant that is the repeat is not beyond it, and what is noisier than it is below zero.
+    for metric in excess_option_drift(a, b, [b] * repeats, range(n)).values():
+        assert metric.value == pytest.approx(0, abs=1e-12)
+    for name, metric in excess_option_drift(a, a, [b], range(n)).items():
+        assert metric.value == pytest.approx(-drift[name.removeprefix("excess_")].value)
+        assert metric.low < metric.value < metric.high
 
 
 def drawn(seed: int, n: int, distinct: int = 1000):

@@ -140,7 +140,7 @@ def spec_of(
         "models": ["parrot"],
         "stacks": {"planted": [{"type": "planted", "answers": answers}]},
         "benchmarks": [{"type": "mmvet" if cls is MmVet else "llava-bench", "path": str(folder)}],
-        "controls": {"noise_floor": {"repeats": 1}},
+        "controls": {"noise_floor": {"repeats": 1, "stacks": True}},
         "batch_size": 3,
         "store": str(tmp_path / "store"),
         "runs": str(tmp_path / "runs"),
@@ -183,7 +183,8 @@ def test_answers_are_scored_and_compared_in_both_orders(
     # Asked again: two orders of four pairs, and the answers of both sides, equal ones once.
     assert value(found, "judge_self_disagreement") == (1 / (8 + 8 + 4), 20)
     assert value(found, "judge_unreadable") == (2 / (4 + 12), 16)
-    assert found.floor["judged_divergence"].value == found.floor["free_divergence"].value == 0
+    for floor in (found.floor, found.self_floor):
+        assert floor["judged_divergence"].value == floor["free_divergence"].value == 0
     # What the judge did not grade enters no rate; the rest does, from 0.5 on as correct.
     assert found.counts.n == 7
     assert found.counts.n_missing == 1
@@ -260,8 +261,8 @@ def test_the_command_ends_as_incomplete_and_tells_the_most_there_is_to_ask(
     path = tmp_path / "spec.yaml"
     path.write_text(to_yaml(parse_spec(spec_of(tmp_path, mmvet, served_at(server)), registry)))
     assert cli.invoke(["plan", str(path)]) == Exit.OK
-    # Three cells are graded; stack and repeat are compared; everything twice.
-    assert "judge openai-endpoint: at most 112 replies" in capsys.readouterr().out
+    # Four cells are graded; the stack and two repeats are compared; everything twice.
+    assert "judge openai-endpoint: at most 160 replies" in capsys.readouterr().out
     assert server.requests == 0
     assert cli.invoke(["run", str(path)]) == Exit.INCOMPLETE
     told = capsys.readouterr()

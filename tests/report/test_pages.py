@@ -184,6 +184,51 @@ def test_summaries_are_shown_with_their_members(drawn, comparison):
     assert "Over benchmarks and perturbations" not in report_page(drawn.results)
 
 
+def test_a_floor_of_the_stack_stands_beside_that_of_the_baseline(drawn, comparison):
+    floor = {
+        name: dataclasses.replace(metric, value=0.123, low=0.111, high=0.222)
+        for name, metric in comparison.floor.items()
+    }
+    own = dataclasses.replace(comparison, self_floor=floor)
+    told = "self floor 12.3\u202f% [11.1, 22.2]"
+    page = flips_page("", own, [], [])
+    assert page.count(told) == 3
+    assert page.count("noise floor") == flips_page("", comparison, [], []).count("noise floor")
+    assert "the self floor the accelerated model against itself" in page
+    report = report_page(dataclasses.replace(drawn.results, comparisons=(own,)))
+    assert report.count(told) == 2
+    assert '0.1230<span class="range">0.1110 … 0.2220</span>' in report
+    base = percent(comparison.floor["divergence_ratio"].value)
+    assert (
+        f"{own.condition.stack} changes 12.3\u202f% [11.1, 22.2] of its own answers on "
+        f"{own.condition.perturbation} inputs, and the baseline {base} of its own."
+    ) in report
+    none = {n: dataclasses.replace(m, value=0.0) for n, m in floor.items()}
+    calm = dataclasses.replace(comparison, self_floor=none)
+    said = " ".join(summary(dataclasses.replace(drawn.results, comparisons=(calm,))))
+    assert "No stack changed an answer of its own" in said
+    for text in (report_page(drawn.results), flips_page("", comparison, [], [])):
+        assert "self floor" not in text.lower()
+        assert "its own answers" not in text
+
+
+def test_means_of_floors_are_shown_with_their_intervals(drawn, comparison):
+    mean = dataclasses.replace(comparison.condition, benchmark="mean over benchmarks")
+    rate = comparison.metrics["divergence_ratio"]
+    floors = {
+        name: {rate.name: dataclasses.replace(rate, value=value, low=value / 2, high=value * 2)}
+        for name, value in (("floor", 0.0321), ("self_floor", 0.0654))
+    }
+    one = Summary(mean, ("shapes", "pope"), {rate.name: rate}, **floors)
+    bare = Summary(mean, ("shapes", "pope"), {rate.name: rate})
+    plain = dataclasses.replace(drawn.results, comparisons=(), summaries=(bare,))
+    assert "floor</th>" not in report_page(plain)
+    page = report_page(dataclasses.replace(plain, summaries=(one,)))
+    assert '<th class="num">Noise floor</th><th class="num">Self floor</th>' in page
+    for value, bounds in (("0.0321", "0.0160 … 0.0642"), ("0.0654", "0.0327 … 0.1308")):
+        assert f'{value}<span class="range">{bounds}</span>' in page
+
+
 def test_causes_are_counted_and_the_parser_comes_first(comparison, drawn):
     causes = {"semantic": 6, "format": 3, "truncation": 2, "error": 1}
     odd = dataclasses.replace(comparison, causes=causes)

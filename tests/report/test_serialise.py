@@ -36,7 +36,7 @@ def test_facts_that_are_not_json_become_plain(drawn, tmp_path):
         ("[]", "not a results file"),
         ('{"other": 1}', "not a results file"),
         ('{"stabfw_results": 99, "results": {}}', "schema 99"),
-        ('{"stabfw_results": 5, "results": {"name": "x"}}', "lacks"),
+        ('{"stabfw_results": 6, "results": {"name": "x"}}', "lacks"),
     ],
 )
 def test_foreign_files_are_refused_by_name(tmp_path, content, says):

@@ -64,7 +64,7 @@ def test_nothing_is_left_open(registry: Registry) -> None:
         "seeds": [0],
         "calibration": None,
         "controls": {
-            "noise_floor": {"repeats": 3},
+            "noise_floor": {"repeats": 3, "stacks": False},
             "equal_budget": False,
             "lossless": False,
             "baseline_likelihood": False,
@@ -186,7 +186,10 @@ def test_a_foresight_that_means_nothing_is_refused(
 def test_noise_floor_can_be_switched_on(registry: Registry) -> None:
     floor = make(registry, controls={"noise_floor": True}).controls.noise_floor
     assert floor is not None
-    assert floor.repeats == 3
+    assert (floor.repeats, floor.stacks) == (3, False)
+    floor = make(registry, controls={"noise_floor": {"stacks": True}}).controls.noise_floor
+    assert floor is not None
+    assert (floor.repeats, floor.stacks) == (3, True)
 
 
 def test_defaults_of_a_plugin_win_over_those_of_its_kind(registry: Registry) -> None:
@@ -339,7 +342,10 @@ SPECS = st.fixed_dictionaries(
         ),
         "seeds": st.lists(st.integers(0, 2**63), min_size=1, max_size=3, unique=True),
         "controls": st.fixed_dictionaries(
-            {}, optional={"noise_floor": st.sampled_from([None, False, {"repeats": 5}])}
+            {},
+            optional={
+                "noise_floor": st.sampled_from([None, False, {"repeats": 5, "stacks": True}])
+            },
         ),
         "store": TEXT,
         "tracking": st.fixed_dictionaries({}, optional={"uri": st.none() | TEXT}),

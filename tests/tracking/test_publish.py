@@ -13,6 +13,7 @@ from stabfw.errors import RunError
 from stabfw.registry.events import FitEnd, RunEnd
 from stabfw.report.layout import PUBLISHED, slug
 from stabfw.report.results import Change, Summary
+from stabfw.report.wording import interval, percent
 from stabfw.spec.models import Tracking
 from stabfw.tracking import stabfw_run_end
 from stabfw.tracking.columns import cell_columns, comparison_columns
@@ -123,14 +124,51 @@ def test_means_and_corruption_errors_are_numbers_of_the_experiment(
     at = dataclasses.replace(drawn.results.comparisons[0].condition, benchmark="mean of all")
     known = drawn.results.comparisons[0].metrics["divergence_ratio"]
     null = dataclasses.replace(known, name="mce", value=None, low=None, high=None)
-    summary = Summary(at, ("shapes", "pope"), {"divergence_ratio": known, "mce": null})
+    summary = Summary(
+        at,
+        ("shapes", "pope"),
+        {"divergence_ratio": known, "mce": null},
+        floor={known.name: dataclasses.replace(known, value=0.01, high=0.02)},
+        self_floor={known.name: dataclasses.replace(known, value=0.03, high=0.04)},
+    )
     results = dataclasses.replace(drawn.results, summaries=(summary,))
     again = publish(results, run_directory, published.uri, traces=0)
     assert again.created == 0
     metrics = client.get_run(again.parent).data.metrics
-    (name,) = (name for name in metrics if "mean of all" in name)
-    assert name == f"{at.stack}/{at.perturbation}/mean of all/{at.model}/div"
-    assert metrics[name] == pytest.approx(known.value, abs=5e-5)
+    found = {name: value for name, value in metrics.items() if "mean of all" in name}
+    place = f"{at.stack}/{at.perturbation}/mean of all/{at.model}"
+    assert found.pop(f"{place}/div") == pytest.approx(known.value, abs=5e-5)
+    assert found == {
+        f"{place}/floor": 0.01,
+        f"{place}/floor_hi": 0.02,
+        f"{place}/self_floor": 0.03,
+        f"{place}/self_floor_hi": 0.04,
+    }
+
+
+def test_the_note_tells_the_floors_of_stacks_where_there_are_some(
+    drawn, run_directory, published, client
+):
+    def table(comparisons):
+        results = dataclasses.replace(drawn.results, comparisons=comparisons)
+        parent = publish(results, run_directory, published.uri, traces=0).parent
+        note = client.get_run(parent).data.tags["mlflow.note.content"]
+        lines = [line for line in note.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+    first, *rest = drawn.results.comparisons
+    rate = dataclasses.replace(first.floor["divergence_ratio"], value=0.123)
+    own = dataclasses.replace(first, self_floor={rate.name: rate})
+    heads, _, row, other, *_ = table((own, *rest))
+    assert heads[-3:] == ["noise floor", "self floor", "right answers lost"]
+    assert row[-3:-1] == [percent(first.floor["divergence_ratio"].value), percent(0.123)]
+    assert other[-2] == ""
+    assert row[-1] == (
+        f"{percent(first.metrics['correct_loss_rate'].value)} "
+        f"{interval(first.metrics['correct_loss_rate'])}"
+    )
+    assert "self floor" not in table((first, *rest))[0]
 
 
 def test_runs_cut_short_are_completed_and_old_ones_set_aside(
@@ -254,6 +292,12 @@ def test_columns_say_everything_there_is_to_say(drawn):
     assert columns["error_consistency"] == pytest.approx(
         comparison.metrics["error_consistency"].value, abs=5e-5
     )
+    assert not any(name.startswith("self_") for name in columns)
+    loss = dataclasses.replace(comparison.metrics["correct_loss_rate"], value=0.07)
+    own = {"divergence_ratio": dataclasses.replace(loss, value=0.05, high=0.09), loss.name: loss}
+    columns = comparison_columns(dataclasses.replace(comparison, self_floor=own))
+    told = {name: value for name, value in columns.items() if name.startswith("self_")}
+    assert told == {"self_floor": 0.05, "self_floor_hi": 0.09, "self_loss": 0.07}
     cell = dataclasses.replace(drawn.results.cells[0], facts={"img/s (b=8)": 2.0, "ok": True})
     assert cell_columns(cell)["img/s _b_8_"] == 2.0
     assert "ok" not in cell_columns(cell)

@@ -83,10 +83,27 @@ def command(
             if stack in (None, s.condition.stack)
             and perturbation in (None, s.condition.perturbation)
         ]
-        tables = [(item.condition.label, item.metrics) for item in wanted]
-        tables += [(item.condition.label, item.metrics) for item in summaries]
-        for title, metrics in tables:
-            console.print(metrics_table(escape(title), metrics))
+        # Comparisons with one baseline share its floor.
+        floors = {c.base_key: c for c in wanted if c.floor}
+        labels = {cell.key: cell.condition.label for cell in reversed(results.cells)}
+        for key, c in floors.items():
+            title = f"noise floor: {labels[key]}"
+            console.print(metrics_table(escape(title), c.floor, c.floor_counts))
+        for c in wanted:
+            title = c.condition.label
+            console.print(metrics_table(escape(title), c.metrics, c.counts))
+            if c.self_floor:
+                title = f"self floor: {title}"
+                console.print(metrics_table(escape(title), c.self_floor, c.self_floor_counts))
+        for summary in summaries:
+            title = summary.condition.label
+            console.print(metrics_table(escape(title), summary.metrics))
+            for name, floor in (
+                ("noise floor", summary.floor),
+                ("self floor", summary.self_floor),
+            ):
+                if floor:
+                    console.print(metrics_table(escape(f"{name}: {title}"), floor))
         if results.foresight is not None:
             console.print(foresight_rule(results.foresight), highlight=False)
         return

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stabfw.metrics.counts import Counts
 from stabfw.metrics.gates import Verdict
 from stabfw.metrics.stability import MetricValue
 from stabfw.report.gates import HEAD, row, title
 from stabfw.report.results import Comparison, GateResult, Metrics, Results, Role
-from stabfw.report.wording import JUDGED, NOTHING, interval, percent, points
+from stabfw.report.wording import JUDGED, NOTHING, interval, percent, plain, points
 
 _COLOURS = {
     Verdict.PASS: "green",
@@ -46,7 +48,9 @@ def comparison_table(results: Results) -> Table:
             table.add_column(name, overflow="fold")
     table.add_column("stack", overflow="fold")
     table.add_column("perturbation", overflow="fold")
-    for name in ("acc Δ", "answers changed", "correct loss", "noise floor", "beyond floor"):
+    heads = ["acc Δ", "answers changed", "correct loss", "noise floor", "beyond floor"]
+    heads += ["self floor"] if any(c.self_floor for c in results.comparisons) else []
+    for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
     ordered = sorted(
         results.comparisons,
@@ -68,7 +72,7 @@ def comparison_table(results: Results) -> Table:
             *map(escape, names),
             escape(shown),
             escape(condition.perturbation + seed),
-            *_numbers(item),
+            *_numbers(item)[: len(heads)],
             style="" if is_stack else "dim",
         )
         before = group
@@ -90,8 +94,8 @@ def judged_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def metrics_table(title: str, metrics: Metrics) -> Table:
-    """Every metric of one comparison with its interval."""
+def metrics_table(title: str, metrics: Metrics, counts: Counts | None = None) -> Table:
+    """Every metric of one comparison with its interval, and the table of counts if given."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("metric", "value", "95 % interval", "n", "method"):
         table.add_column(name, justify="right" if name in ("value", "n") else "left")
@@ -99,9 +103,11 @@ def metrics_table(title: str, metrics: Metrics) -> Table:
         # What was asked of some rows and has no answer is said; what had no rows is not.
         if metric.value is None and not metric.n:
             continue
-        low, high = _plain(metric.low), _plain(metric.high)
+        low, high = plain(metric.low), plain(metric.high)
         bounds = f"{low} … {high}" if metric.low is not None else ""
-        table.add_row(metric.name, _plain(metric.value), bounds, str(metric.n), metric.method)
+        table.add_row(metric.name, plain(metric.value), bounds, str(metric.n), metric.method)
+    for name, count in asdict(counts).items() if counts else ():
+        table.add_row(name, str(count), "", "", "count")
     return table
 
 
@@ -170,13 +176,10 @@ def _numbers(item: Comparison) -> Sequence[str]:
         rate(item.metrics, "correct_loss_rate") if preserved else NOTHING,
         rate(item.floor, "divergence_ratio"),
         _with_interval(excess, points(excess.value if excess else None)),
+        rate(item.self_floor, "divergence_ratio"),
     )
 
 
 def _with_interval(metric: MetricValue | None, value: str) -> str:
     bounds = interval(metric)
     return f"{value}\n{bounds}" if bounds else value
-
-
-def _plain(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .intervals import sandwich_error as sandwich_error
     from .intervals import wilson as wilson
     from .likelihood import loglik_delta as loglik_delta
+    from .options import excess_option_drift as excess_option_drift
     from .options import option_drift as option_drift
     from .pairs import Outcomes as Outcomes
     from .pairs import PairingError as PairingError
@@ -112,7 +113,7 @@ _HOME = {
         "sandwich_error",
         "wilson",
     ),
-    "options": ("option_drift",),
+    "options": ("excess_option_drift", "option_drift"),
     "confidence": ("confidence_metrics",),
     "corruption": ("corruption_errors", "mean_amplification"),
     "several": (

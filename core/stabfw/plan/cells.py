@@ -444,15 +444,32 @@ class _Planner:
                 f"{scenario.dataset.name}: all instances fit into one batch, so its noise floor "
                 "shows no other company; choose a smaller `batch_size` or more instances"
             )
-        keys = []
-        for repeat in range(1 + (floor.repeats if floor else 0)):
-            role = Role.FLOOR if repeat else Role.BASELINE
-            condition = _condition(model, BASELINE, role, scenario)
-            condition = replace(condition, repeat=repeat, circumstance=circumstance)
-            keys.append(self._cell(condition, model, request, (), scenario))
-        for key in keys[1:]:
-            self.base_of[key] = keys[0]
-        return keys[0]
+        condition = _condition(model, BASELINE, Role.BASELINE, scenario)
+        condition = replace(condition, circumstance=circumstance)
+        key = self._cell(condition, model, request, (), scenario)
+        if floor:
+            self._repeats(condition, key, floor.repeats, model, request, (), scenario)
+        return key
+
+    def _repeats(
+        self,
+        condition: Condition,
+        key: str,
+        repeats: int,
+        model: _Model,
+        request: LoadRequest,
+        members: tuple[Member, ...],
+        scenario: _Scenario,
+    ) -> None:
+        """Add a cell's noise floor: the same in other batch compositions."""
+        for repeat in range(1, repeats + 1):
+            other = replace(condition, role=Role.FLOOR, repeat=repeat)
+            again = self._cell(other, model, request, members, scenario)
+            if again == key:
+                # So few instances that this composition is no other one.
+                del self.named[other]
+            else:
+                self.base_of[again] = key
 
     def _compared(self, model: _Model, stack: _Stack, scenarios: Sequence[_Scenario]) -> None:
         request = reduce(lambda r, m: m[1].on_load(r), stack.members, model.request)
@@ -471,6 +488,9 @@ class _Planner:
             condition = _condition(model, stack.name, stack.role, scenario)
             key = self._cell(condition, loaded, request, members, scenario)
             self.base_of[key] = self._baseline(model, base, scenario)
+            floor = self.spec.controls.noise_floor
+            if floor and floor.stacks and stack.role is Role.STACK:
+                self._repeats(condition, key, floor.repeats, loaded, request, members, scenario)
             if not self.spec.controls.baseline_likelihood:
                 continue
             if loaded.info.can_score:

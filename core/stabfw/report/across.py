@@ -20,7 +20,7 @@ from stabfw.metrics import (
 from stabfw.metrics.confidence import BINS
 from stabfw.metrics.several import SLICE_MIN_N
 from stabfw.metrics.stability import NEAR_TIE_NATS
-from stabfw.report.results import Comparison, Condition, Role, Summary
+from stabfw.report.results import Comparison, Condition, Metrics, Role, Summary
 
 THRESHOLDS = {
     "confidence": 0.95,
@@ -42,7 +42,7 @@ _AVERAGED = (
     "correct_loss_rate",
     "flips",
     "wrong_churn",
-    "excess_correct_loss",
+    *("excess_correct_loss", "excess_answer_jsd", "excess_answer_kl"),
     "ece_delta",
     "brier_delta",
     "aurc_delta",
@@ -157,13 +157,24 @@ def _macro(comparisons: Sequence[Comparison]) -> list[Summary]:
     for condition, members in groups.items():
         if len(members) < 2:
             continue
-        metrics = {
-            name: macro_average([c.metrics[name] for c in members])
-            for name in _AVERAGED
-            if all(name in c.metrics for c in members)
-        }
-        found.append(Summary(condition, tuple(c.condition.benchmark for c in members), metrics))
+        found.append(
+            Summary(
+                condition,
+                tuple(c.condition.benchmark for c in members),
+                metrics=_means([c.metrics for c in members]),
+                floor=_means([c.floor for c in members]),
+                self_floor=_means([c.self_floor for c in members]),
+            )
+        )
     return found
+
+
+def _means(members: Sequence[Metrics]) -> dict[str, MetricValue]:
+    return {
+        name: macro_average([metrics[name] for metrics in members])
+        for name in _AVERAGED
+        if all(name in metrics for metrics in members)
+    }
 
 
 def _over_perturbations(

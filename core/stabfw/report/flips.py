@@ -80,7 +80,7 @@ def most_telling(change: Change) -> tuple[int, float, str]:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A number of the header with its interval and, where measured, the noise floor's."""
+    """A number of the header with its interval and, where measured, that of each floor."""
 
     label: str
     name: str

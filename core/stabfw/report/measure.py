@@ -37,6 +37,7 @@ from stabfw.metrics import (
     compression_specific_failure_rate,
     confidence_metrics,
     excess_metrics,
+    excess_option_drift,
     excess_per_instance,
     first_divergence,
     flip_causes,
@@ -335,6 +336,10 @@ class _Measuring:
         self.foresight = foresight
         self.pairs: dict[Condition, Pairs] = {}
         self.amplified: dict[Condition, Excess] = {}
+        self._repeats: dict[str, dict[str, None]] = {}
+        for condition, key in plan.named.items():
+            if condition.role is Role.FLOOR and key in done:
+                self._repeats.setdefault(plan.base_of[key], {})[key] = None
         self._floors: dict[str, tuple[list[Pairs], Metrics]] = {}
         self._parser_first: set[str] = set()
         self._unscored: dict[str, str] = {}
@@ -346,11 +351,13 @@ class _Measuring:
             return None
         pairs = self._pair(condition)
         repeats, floor = self._floor(base_key)
+        own_repeats, self_floor = self._floor(key)
         values = dict(stability_metrics(pairs))
         values |= group_metrics(pairs, self.done[key].groups)
         if repeats:
             values |= excess_metrics(pairs, repeats)
         values |= self._options(base_key, [key])
+        values |= self._excess_options(base_key, key)
         preserved = self.done[key].cell.label_preserved
         if preserved:
             values |= self._confidence(key, base_key)
@@ -380,6 +387,8 @@ class _Measuring:
             floor=_told(floor, preserved),
             counts=Counts.of(pairs),
             floor_counts=sum((Counts.of(repeat) for repeat in repeats), Counts()),
+            self_floor=_told(self_floor, preserved),
+            self_floor_counts=sum((Counts.of(repeat) for repeat in own_repeats), Counts()),
             slices={
                 name: {k: _told(v, preserved) for k, v in _slice(pairs, name).items()}
                 for name in pairs.slices
@@ -429,22 +438,17 @@ class _Measuring:
             self.pairs[condition] = pair(base.table, self.done[key].table)
         return self.pairs[condition]
 
-    def _floor(self, base_key: str) -> tuple[list[Pairs], Metrics]:
-        if base_key not in self._floors:
-            keys = {
-                key: None
-                for condition, key in self.plan.named.items()
-                if condition.role is Role.FLOOR and self.plan.base_of[key] == base_key
-            }
-            base = self.done[base_key]
-            again = [key for key in keys if key in self.done and key != base_key]
-            repeats = [pair(base.table, self.done[key].table) for key in again]
+    def _floor(self, key: str) -> tuple[list[Pairs], Metrics]:
+        """A cell against itself in other batch compositions; nothing where there are none."""
+        if key not in self._floors:
+            cell, again = self.done[key], list(self._repeats.get(key, ()))
+            repeats = [pair(cell.table, self.done[other].table) for other in again]
             floor = dict(noise_floor(repeats)) if repeats else {}
-            floor |= self._options(base_key, again)
-            floor |= group_floor(repeats, base.groups) if repeats else {}
-            floor |= self._judged(base_key, again)
-            self._floors[base_key] = (repeats, floor)
-        return self._floors[base_key]
+            floor |= self._options(key, again)
+            floor |= group_floor(repeats, cell.groups) if repeats else {}
+            floor |= self._judged(key, again)
+            self._floors[key] = (repeats, floor)
+        return self._floors[key]
 
     def _beside_clean(
         self, condition: Condition, pairs: Pairs, repeats: list[Pairs]
@@ -516,19 +520,45 @@ class _Measuring:
 
     def _options(self, base_key: str, keys: Sequence[str]) -> dict[str, MetricValue]:
         """How the probabilities of the options moved; nothing where they are not known."""
-        base = self.done[base_key].predictions
         before: list[list[float]] = []
         after: list[list[float]] = []
         clusters: list[str] = []
-        for cell in (self.done[key] for key in keys):
-            for row in cell.cell.dataset.rows:
-                one = base.get(row.id, _UNKNOWN)[1].options
-                other = cell.predictions.get(row.id, _UNKNOWN)[1].options
-                if one and one.keys() == other.keys():
-                    before.append(list(one.values()))
-                    after.append([other[option] for option in one])
+        for key in keys:
+            known = self._option_pairs(base_key, key)
+            for row in self.done[key].cell.dataset.rows:
+                if row.id in known:
+                    before.append(known[row.id][0])
+                    after.append(known[row.id][1])
                     clusters.append(row.cluster)
         return option_drift(before, after, clusters) if before else {}
+
+    def _excess_options(self, base_key: str, key: str) -> dict[str, MetricValue]:
+        """The same beyond the noise floor, of the instances that both know."""
+        known = self._option_pairs(base_key, key)
+        again = [self._option_pairs(base_key, other) for other in self._repeats.get(base_key, ())]
+        rows = [
+            row
+            for row in self.done[key].cell.dataset.rows
+            if row.id in known and any(row.id in repeat for repeat in again)
+        ]
+        if not rows:
+            return {}
+        return excess_option_drift(
+            [known[row.id][0] for row in rows],
+            [known[row.id][1] for row in rows],
+            [[repeat[row.id][1] if row.id in repeat else None for row in rows] for repeat in again],
+            [row.cluster for row in rows],
+        )
+
+    def _option_pairs(self, base_key: str, key: str) -> dict[str, tuple[list[float], list[float]]]:
+        """Log-probabilities of the options on both sides, by instance id, where they are known."""
+        base, other = self.done[base_key].predictions, self.done[key].predictions
+        found = {}
+        for instance_id, (_, prediction) in base.items():
+            one, two = prediction.options, other.get(instance_id, _UNKNOWN)[1].options
+            if one and one.keys() == two.keys():
+                found[instance_id] = (list(one.values()), [two[option] for option in one])
+        return found
 
     def _confidence(self, key: str, base_key: str) -> dict[str, MetricValue]:
         """What both sides' confidence in their own answers is worth, where it is known."""

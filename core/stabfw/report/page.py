@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from stabfw.metrics.stability import FlipCauses, MetricValue
 from stabfw.report.forest import forest_svg, ordered
@@ -31,6 +32,7 @@ from stabfw.report.wording import (
     number,
     p_value,
     percent,
+    plain,
     points,
     value_of,
 )
@@ -76,6 +78,7 @@ def report_page(results: Results) -> str:
         cells=[_cell(cell) for cell in results.cells if cell.condition.role is not Role.FLOOR],
         repeats=sum(cell.condition.role is Role.FLOOR for cell in results.cells),
         likelihood=likelihood,
+        self_floor=any(c.self_floor for c in comparisons),
         several_places=len({(c.condition.model, c.condition.benchmark) for c in comparisons}) > 1,
         estimand_means=ESTIMANDS.get(results.estimand, ""),
     )
@@ -107,6 +110,7 @@ def summary(results: Results) -> list[str]:
         worst = max(losing, key=lambda c: value_of(c, "correct_loss_rate") or 0.0)
         sentences.append(_worst(worst))
     sentences += _against_noise(known)
+    sentences += _against_itself(known)
     unreadable = sum(FlipCauses(**c.causes).fix_the_parser_first for c in known)
     if unreadable:
         sentences.append(
@@ -165,6 +169,23 @@ def _against_noise(known: Sequence[Comparison]) -> list[str]:
     ]
 
 
+def _against_itself(known: Sequence[Comparison]) -> list[str]:
+    """What the stacks make of other batches, where that was asked for."""
+    own = [c for c in known if value_of(c, "divergence_ratio", c.self_floor) is not None]
+    if not own:
+        return []
+    worst = max(own, key=lambda c: value_of(c, "divergence_ratio", c.self_floor) or 0.0)
+    if not value_of(worst, "divergence_ratio", worst.self_floor):
+        return ["No stack changed an answer of its own when only the batches differed."]
+    metric = worst.self_floor["divergence_ratio"]
+    base = value_of(worst, "divergence_ratio", worst.floor)
+    return [
+        f"When only the batches differ, {worst.condition.stack} changes {percent(metric.value)} "
+        f"{interval(metric)} of its own answers on {worst.condition.perturbation} inputs, and the "
+        f"baseline {percent(base)} of its own."
+    ]
+
+
 @dataclass(frozen=True)
 class _Line:
     """A comparison as a row of a table; a cell of the table is its lines of text."""
@@ -175,7 +196,7 @@ class _Line:
 
 
 def _line(comparison: Comparison, likelihood: bool) -> _Line:
-    metrics, floor = comparison.metrics, comparison.floor
+    metrics = comparison.metrics
     unread = ("not read",)
     read = comparison.label_preserved
     changed, lost = "divergence_ratio", "correct_loss_rate"
@@ -184,10 +205,14 @@ def _line(comparison: Comparison, likelihood: bool) -> _Line:
         link=f"{CELLS}/{slug(comparison.condition)}/{FLIPS}",
         columns=(
             _difference(metrics.get("accuracy_delta")) if read else unread,
-            (*_share(metrics.get(changed)), *_noise(floor.get(changed)), *_causes(comparison)),
+            (
+                *_share(metrics.get(changed)),
+                *_noise(comparison, changed),
+                *_causes(comparison),
+            ),
             _difference(metrics.get("excess_divergence")),
             *([_nats(metrics, _LOGLIK)] if likelihood else []),
-            (*_share(metrics.get(lost)), *_noise(floor.get(lost))) if read else unread,
+            (*_share(metrics.get(lost)), *_noise(comparison, lost)) if read else unread,
             (f"{comparison.counts.n:,}",),
         ),
     )
@@ -215,10 +240,13 @@ def _nats(metrics: Metrics, name: str) -> tuple[str, ...]:
     return number(each.value, 3), bounds, f"{number(token.value, 3)} a token"
 
 
-def _noise(metric: MetricValue | None) -> tuple[str, ...]:
-    if metric is None or metric.value is None:
-        return ()
-    return (f"floor {percent(metric.value)} {interval(metric)}",)
+def _noise(comparison: Comparison, name: str) -> tuple[str, ...]:
+    found = (("floor", comparison.floor), ("self floor", comparison.self_floor))
+    return tuple(
+        f"{what} {percent(metric.value)} {interval(metric)}"
+        for what, floor in found
+        if (metric := floor.get(name)) is not None and metric.value is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -290,7 +318,7 @@ def _judged(comparisons: Sequence[Comparison]) -> list[_Grid]:
         metric = comparison.metrics.get(name)
         if metric is None:
             return (NOTHING,)
-        return (*_share(metric), f"n {metric.n}", *_noise(comparison.floor.get(name)))
+        return (*_share(metric), f"n {metric.n}", *_noise(comparison, name))
 
     grids = []
     for place, members in places.items():
@@ -380,39 +408,67 @@ def _worst_slice(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
+class _Row(NamedTuple):
+    name: str
+    value: str
+    bounds: str
+    floors: tuple[tuple[str, str], ...]
+    n: str
+    method: str
+
+
 @dataclass(frozen=True)
 class _Numbers:
-    """All metrics of something as a table: name, value, interval, noise floor, n, method."""
+    """All metrics of something as a table: name, value, interval, each floor, n, method."""
 
     title: str
     note: str
-    rows: tuple[tuple[str, ...], ...]
+    floors: tuple[str, ...]
+    rows: tuple[_Row, ...]
 
     @classmethod
     def of(cls, comparison: Comparison) -> _Numbers:
-        """Every number of a comparison, and the two tables of counts."""
-        rows = [_number(m, comparison.floor.get(m.name)) for m in comparison.metrics.values()]
-        floor = asdict(comparison.floor_counts)
+        """Every number of a comparison, and the tables of counts."""
+        floors = _floors(comparison)
+        rows = [_number(m, floors) for m in comparison.metrics.values()]
+        counts = {
+            "Noise floor": comparison.floor_counts,
+            "Self floor": comparison.self_floor_counts,
+        }
+        again = [asdict(counts[name]) for name in floors]
         for name, count in asdict(comparison.counts).items():
-            again = str(floor[name]) if comparison.floor else ""
-            rows.append((name, str(count), "", again, "", "count"))
-        return cls(comparison.condition.label, "", tuple(rows))
+            repeated = tuple((str(floor[name]), "") for floor in again)
+            rows.append(_Row(name, str(count), "", repeated, "", "count"))
+        return cls(comparison.condition.label, "", tuple(floors), tuple(rows))
 
     @classmethod
     def of_summary(cls, summary: Summary) -> _Numbers:
         """The numbers over several comparisons."""
-        rows = tuple(_number(m, None) for m in summary.metrics.values())
-        return cls(summary.condition.label, ", ".join(summary.members), rows)
+        floors = _floors(summary)
+        rows = tuple(_number(m, floors) for m in summary.metrics.values())
+        return cls(summary.condition.label, ", ".join(summary.members), tuple(floors), rows)
 
 
-def _number(metric: MetricValue, floor: MetricValue | None) -> tuple[str, ...]:
-    bounds = "" if metric.low is None else f"{_plain(metric.low)} … {_plain(metric.high)}"
-    noise = "" if floor is None else _plain(floor.value)
-    return metric.name, _plain(metric.value), bounds, noise, f"{metric.n:,}", metric.method
+def _floors(of: Comparison | Summary) -> dict[str, Metrics]:
+    """The floors that were measured, by the head of their column."""
+    found = {"Noise floor": of.floor, "Self floor": of.self_floor}
+    return {name: floor for name, floor in found.items() if floor}
 
 
-def _plain(value: float | None) -> str:
-    return number(value, 4)
+def _number(metric: MetricValue, floors: Mapping[str, Metrics]) -> _Row:
+    again = (floor.get(metric.name) for floor in floors.values())
+    return _Row(
+        metric.name,
+        plain(metric.value),
+        _bounds(metric),
+        tuple(("", "") if m is None else (plain(m.value), _bounds(m)) for m in again),
+        f"{metric.n:,}",
+        metric.method,
+    )
+
+
+def _bounds(metric: MetricValue) -> str:
+    return "" if metric.low is None else f"{plain(metric.low)} … {plain(metric.high)}"
 
 
 @dataclass(frozen=True)

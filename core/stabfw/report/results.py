@@ -67,6 +67,9 @@ class Comparison:
         floor: The metrics of the baseline against itself in other batch compositions.
         counts: The table that everything derives from.
         floor_counts: The same table of the baseline against itself, over all repeats.
+        self_floor: The metrics of the accelerated model against itself in other batch
+            compositions; empty where that was not asked for.
+        self_floor_counts: The same table of that, over all repeats.
         slices: The main metrics by slice name and level, and for each rate a p-value, corrected
             over the whole experiment, of its difference from the other rows (`…_q`, exploratory).
         worst: The slice that is hurt most; None where none is large enough.
@@ -82,6 +85,8 @@ class Comparison:
     floor: Metrics
     counts: Counts
     floor_counts: Counts = field(default_factory=Counts)
+    self_floor: Metrics = field(default_factory=dict)
+    self_floor_counts: Counts = field(default_factory=Counts)
     slices: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
     worst: WorstSlice | None = None
     causes: Mapping[str, int] = field(default_factory=dict)
@@ -96,11 +101,15 @@ class Summary:
         condition: Names of the stack; the benchmark or the perturbation is the name of the whole.
         members: Names of what it is made of.
         metrics: The numbers.
+        floor: Those of them that every member's noise floor has.
+        self_floor: The same of the accelerated models against themselves.
     """
 
     condition: Condition
     members: tuple[str, ...]
     metrics: Metrics
+    floor: Metrics = field(default_factory=dict)
+    self_floor: Metrics = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

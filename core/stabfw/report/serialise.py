@@ -15,7 +15,7 @@ from stabfw.components.files import write_atomic
 from stabfw.errors import DataError
 from stabfw.report.results import Results
 
-SCHEMA = 5
+SCHEMA = 6
 _MARK = "stabfw_results"
 
 

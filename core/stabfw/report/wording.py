@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import Comparison, ForesightRule, Role
+from stabfw.report.results import Comparison, ForesightRule, Metrics, Role
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -55,6 +55,18 @@ def number(value: float | None, digits: int = 2) -> str:
     if float(text) == 0:
         text = text.lstrip("-")
     return text.replace("-", MINUS)
+
+
+def plain(value: float | None) -> str:
+    r"""Write a number with four decimals, or two digits where these would all be zero.
+
+    Example:
+        >>> plain(0.25), plain(2.3e-05), plain(0.0)
+        ('0.2500', '2.3e−05', '0.0000')
+    """
+    if value is not None and 0 < abs(value) < 0.0005:
+        return f"{value:.1e}".replace("-", MINUS)
+    return number(value, 4)
 
 
 def percent(value: float | None) -> str:
@@ -111,9 +123,15 @@ def is_control(comparison: Comparison) -> bool:
     return comparison.condition.role is not Role.STACK
 
 
-def value_of(comparison: Comparison, name: str) -> float | None:
-    """Return the value of a metric, None where it is absent or undefined."""
-    metric = comparison.metrics.get(name)
+def value_of(comparison: Comparison, name: str, among: Metrics | None = None) -> float | None:
+    """Return the value of a metric, None where it is absent or undefined.
+
+    Args:
+        comparison: A cell beside its baseline.
+        name: The metric.
+        among: Where it is looked for instead of among the comparison's metrics, such as a floor.
+    """
+    metric = (comparison.metrics if among is None else among).get(name)
     return None if metric is None else metric.value
 
 

@@ -78,9 +78,14 @@ class Calibration(Section):
 
 
 class NoiseFloor(Section):
-    """How often the baseline is compared with itself."""
+    """How often a model is compared with itself, and which."""
 
     repeats: Count = Field(default=3, description="Number of other batch compositions.")
+    stacks: bool = Field(
+        default=False,
+        description="Each stack against itself too: does the acceleration make an answer depend "
+        "on what else is in the batch? Every repeat costs as much as the stack's own answers.",
+    )
 
 
 def _switch(value: object) -> object:

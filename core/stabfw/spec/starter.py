@@ -41,7 +41,8 @@ perturbations:
 seeds: [0]
 
 controls:
-  # How often the baseline disagrees with itself when only the batches change.
+  # How often the baseline disagrees with itself when only the batches change; `stacks: true` asks
+  # the same of each stack.
   noise_floor: {{repeats: 3}}
 
 generation: {{max_new_tokens: 16}}

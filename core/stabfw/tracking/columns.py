@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from stabfw.metrics.stability import MetricValue
-from stabfw.report.results import CellResult, Comparison, Results
+from stabfw.report.results import CellResult, Comparison, Results, Summary
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ COLUMNS = (
     Column("pos", "positive_flip_rate", bounds=False),
 )
 
-#: Of the noise floor, each beside the column of the same metric.
+#: Of the noise floor, and of the accelerated model against itself.
 FLOOR_COLUMNS = (
     Column("floor", "divergence_ratio", bounds=False),
     Column("floor_hi", "divergence_ratio", bounds=False),
     Column("floor_loss", "correct_loss_rate", bounds=False),
+)
+SELF_FLOOR_COLUMNS = (
+    Column("self_floor", "divergence_ratio", bounds=False),
+    Column("self_floor_hi", "divergence_ratio", bounds=False),
+    Column("self_loss", "correct_loss_rate", bounds=False),
 )
 
 #: Shown in the saved view of the list of runs, which puts them in this order itself.
@@ -69,15 +74,12 @@ _SHORT = {column.metric: column for column in COLUMNS}
 
 
 def comparison_columns(comparison: Comparison) -> dict[str, float]:
-    """Return the columns of a comparison: metrics, noise floor and the table of counts."""
+    """Return the columns of a comparison: metrics, floors and the table of counts."""
     found: dict[str, float] = {}
     for name, metric in comparison.metrics.items():
         column = _SHORT.get(name, Column(name, name, bounds=False))
         found |= _of(column, metric)
-    for column in FLOOR_COLUMNS:
-        if (floor := comparison.floor.get(column.metric)) is not None:
-            value = floor.high if column.name.endswith("_hi") else floor.value
-            found |= _rounded(column.name, value)
+    found |= _floors(comparison)
     if comparison.label_preserved:
         found |= {name: float(number) for name, number in asdict(comparison.counts).items()}
     found["n"] = float(comparison.counts.n)
@@ -91,10 +93,13 @@ def summary_columns(results: Results) -> dict[str, float]:
     for summary in results.summaries:
         at = summary.condition
         where = [at.stack, at.circumstance, at.perturbation, at.benchmark, at.model]
-        for name, metric in summary.metrics.items():
-            short = _SHORT.get(name, Column(name, name)).name
-            path = "/".join(part for part in [*where, str(at.seed or ""), short] if part)
-            found |= _rounded(_allowed(path), metric.value)
+        values = {
+            _SHORT.get(name, Column(name, name)).name: metric.value
+            for name, metric in summary.metrics.items()
+        }
+        for name, value in {**values, **_floors(summary)}.items():
+            path = "/".join(part for part in [*where, str(at.seed or ""), name] if part)
+            found |= _rounded(_allowed(path), value)
     return found
 
 
@@ -106,6 +111,16 @@ def cell_columns(cell: CellResult) -> dict[str, float]:
         found |= _rounded(_allowed(f"score.{name}"), value)
     for name, value in _numbers(cell):
         found |= _rounded(_allowed(name), value)
+    return found
+
+
+def _floors(of: Comparison | Summary) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for columns, metrics in ((FLOOR_COLUMNS, of.floor), (SELF_FLOOR_COLUMNS, of.self_floor)):
+        for column in columns:
+            if (floor := metrics.get(column.metric)) is not None:
+                value = floor.high if column.name.endswith("_hi") else floor.value
+                found |= _rounded(column.name, value)
     return found
 
 

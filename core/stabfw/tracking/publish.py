@@ -403,29 +403,38 @@ def _parent_note(results: Results) -> str:
     lines = [*summary(results), ""]
     lines += [f"- {title(gate)}: {gate.verdict}" for gate in results.gates] + [""]
     lines += [f"> {notice}" for notice in results.notices]
-    lines += [
-        "",
-        "| stack | inputs | accuracy change | answers changed | noise floor | right answers lost |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [_note_row(c) for c in results.comparisons]
+    heads = ["stack", "inputs", "accuracy change", "answers changed", "noise floor"]
+    heads += ["self floor"] if any(c.self_floor for c in results.comparisons) else []
+    heads += ["right answers lost"]
+    lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [_note_row(c, heads) for c in results.comparisons]
     lines += ["", f"{results.estimand} comparison. The page `report.html` has it all."]
     return "\n".join(lines)[:4900]
 
 
-def _note_row(comparison: Comparison) -> str:
-    metrics, floor = comparison.metrics, comparison.floor.get("divergence_ratio")
+def _note_row(comparison: Comparison, heads: Sequence[str]) -> str:
+    metrics = comparison.metrics
     changed, lost = metrics.get("divergence_ratio"), metrics.get("correct_loss_rate")
     read = comparison.label_preserved
-    cells = [
-        comparison.condition.stack,
-        comparison.condition.perturbation,
-        points(value_of(comparison, "accuracy_delta")) if read else "not read",
-        f"{percent(changed.value)} {interval(changed)}" if changed else "",
-        percent(floor.value) if floor else "",
-        (f"{percent(lost.value)} {interval(lost)}" if lost else "") if read else "not read",
-    ]
-    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+    floor, self_floor = (
+        percent(value)
+        if (value := value_of(comparison, "divergence_ratio", among)) is not None
+        else ""
+        for among in (comparison.floor, comparison.self_floor)
+    )
+    delta = points(value_of(comparison, "accuracy_delta"))
+    cells = {
+        "stack": comparison.condition.stack,
+        "inputs": comparison.condition.perturbation,
+        "accuracy change": delta if read else "not read",
+        "answers changed": f"{percent(changed.value)} {interval(changed)}" if changed else "",
+        "noise floor": floor,
+        "self floor": self_floor,
+        "right answers lost": (f"{percent(lost.value)} {interval(lost)}" if lost else "")
+        if read
+        else "not read",
+    }
+    return "| " + " | ".join(cells[head].replace("|", "\\|") for head in heads) + " |"
 
 
 def _cell_note(entry: _Entry, results: Results) -> str:

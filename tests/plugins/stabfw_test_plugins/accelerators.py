@@ -8,6 +8,8 @@ from pydantic import Field
 from stabfw.components import Accelerator, AcceleratorConfig, Artefact, Slot
 from stabfw.registry import hookimpl
 
+from .parrot import WORDS, number_of
+
 
 def _wrap_generate(model, patch, change):
     def generate(original, encoded, options):
@@ -32,6 +34,29 @@ class Planted(Accelerator[PlantedConfig]):
         _wrap_generate(
             model, patch, lambda i, p: replace(p, text=answers[i]) if i in answers else p
         )
+
+
+class CrowdedConfig(AcceleratorConfig):
+    share: float = Field(0.3, ge=0, le=1, description="Share of answers that depend on the batch.")
+
+
+class Crowded(Accelerator[CrowdedConfig]):
+    """Makes answers depend on who shares the batch."""
+
+    config_cls = CrowdedConfig
+    occupies = frozenset({Slot.DECODING})
+
+    def attach(self, model, artefact, patch):
+        def generate(original, encoded, options):
+            company = "".join(sorted(encoded.instance_ids))
+            return [
+                replace(p, text=WORDS[number_of(i + company) % len(WORDS)])
+                if number_of(i) % 1000 < 1000 * self.config.share
+                else p
+                for i, p in zip(encoded.instance_ids, original(encoded, options), strict=True)
+            ]
+
+        patch.wrap(model, "generate", generate)
 
 
 class PlainConfig(AcceleratorConfig):
@@ -137,5 +162,5 @@ class Failing(Accelerator[FailingConfig]):
 
 @hookimpl
 def stabfw_register_accelerators(register):
-    for cls in (Planted, Leaky, Idle, Half, Fitted, Picky, Failing):
+    for cls in (Planted, Crowded, Leaky, Idle, Half, Fitted, Picky, Failing):
         register(cls.__name__.lower(), cls)

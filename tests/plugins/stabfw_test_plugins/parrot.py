@@ -62,11 +62,11 @@ class LoadedParrot(LoadedModel):
     def _answer(
         self, digest: str, company: str, options: GenerationOptions, token: int | None = None
     ) -> Prediction:
-        draw = _number(digest)
+        draw = number_of(digest)
         seen = company if draw % 1000 < 1000 * self.config.batch_sensitive else ""
-        number = _number(self.salt + digest + seen)
+        number = number_of(self.salt + digest + seen)
         token = number % len(WORDS) if token is None else token
-        logprob = -(_number(f"{self.salt}{digest}{seen}{token}") % 1000) / 1000
+        logprob = -(number_of(f"{self.salt}{digest}{seen}{token}") % 1000) / 1000
         text = WORDS[token][: options.max_new_tokens]
         margin = (number // 1000 % 1000) / 250
         top = (TopToken(0, text, -0.1), TopToken(1, "other", -0.1 - margin))
@@ -96,7 +96,7 @@ def _word(texts: tuple[str, ...]) -> int:
     return next(WORDS.index(text) for text in texts if text in WORDS)
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
