@@ -32,6 +32,7 @@ from stabfw.components import (
     LoadRequest,
     Metric,
     MetricConfig,
+    MetricValue,
     Modality,
     Model,
     ModelConfig,
@@ -394,8 +395,8 @@ class Zero(Metric[ZeroConfig]):
 
     config_cls = ZeroConfig
 
-    def compute(self, pairs: Any) -> Mapping[str, float | None]:
-        return {"zero": 0.0}
+    def compute(self, pairs: Any) -> list[MetricValue]:
+        return [MetricValue("zero", 0.0, None, None, len(pairs), "none")]
 
 
 class Sighted(TinyLlava):

@@ -9,6 +9,7 @@ from math import exp, isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stabfw.components import (
     AnswerKind,
@@ -16,11 +17,12 @@ from stabfw.components import (
     FinishReason,
     Graded,
     Metric,
+    MetricValue,
     Prediction,
     Score,
 )
 from stabfw.components.data import Answer
-from stabfw.errors import blaming
+from stabfw.errors import StoreError, blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
 from stabfw.judge import Opinion
@@ -29,7 +31,6 @@ from stabfw.metrics import (
     Counts,
     Excess,
     ForesightRule,
-    MetricValue,
     Pairs,
     accuracy_did,
     amplification_per_instance,
@@ -54,7 +55,7 @@ from stabfw.metrics import (
     worst_slice,
 )
 from stabfw.metrics import Outcomes as Table
-from stabfw.plan import Cell, Condition, Plan, Role, Row
+from stabfw.plan import Cell, Condition, Plan, Recorder, Role, Row
 from stabfw.plan.conditions import CLEAN
 from stabfw.report.across import THRESHOLDS, corrected, summaries
 from stabfw.report.gates import Outcome, judge
@@ -362,13 +363,7 @@ class _Measuring:
         if rule is not None and (preserved or rule.metric == "divergence_ratio"):
             values |= foresee(pairs, rule)
         for name, metric in self.metrics:
-            with blaming(f"metric {name}", "compute()"):
-                computed = dict(metric.compute(pairs))
-            for item, value in computed.items():
-                known = value if value is not None and isfinite(value) else None
-                values[f"{name}.{item}"] = MetricValue(
-                    f"{name}.{item}", known, None, None, len(pairs), "plugin"
-                )
+            values |= self._plugged_in(name, metric, base_key, key)
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
             self._parser_first.add(condition.label)
@@ -561,6 +556,34 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
+    def _plugged_in(
+        self, name: str, metric: Metric[Any], base_key: str, key: str
+    ) -> dict[str, MetricValue]:
+        """What a metric plugin makes of a comparison, with what it had recorded."""
+        base, variant = (
+            replace(self.done[one].table, extras=self._extras(metric, self.done[one].cell))
+            for one in (base_key, key)
+        )
+        with blaming(f"metric {name}", "compute()"):
+            found = [_finite(value) for value in metric.compute(pair(base, variant))]
+        return {f"{name}.{item.name}": replace(item, name=f"{name}.{item.name}") for item in found}
+
+    def _extras(self, metric: Metric[Any], cell: Cell) -> dict[str, NDArray[np.float64]]:
+        """What a metric had recorded of a cell, as columns."""
+        if not metric.extras():
+            return {}
+        wanted = Recorder(metric.config.type, metric, metric.config.type)
+        found = self.store.extras(cell.key, wanted.key)
+        if any(recorder.key == wanted.key for recorder in cell.recorders):
+            answered = self.done[cell.key].predictions.keys() - self.done[cell.key].errors.keys()
+            if lost := answered - found.keys():
+                raise StoreError(
+                    f"{self.store.path}: {wanted.type} was recorded with {cell.condition.label}, "
+                    f"but not of all instances: {len(lost)} are missing; put a copy of an intact "
+                    "store in its place, or use another one (--set store=DIR)"
+                )
+        return wanted.columns([found.get(row.id) for row in cell.dataset.rows])
+
     def clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
@@ -693,6 +716,17 @@ def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
 def _told(metrics: Metrics, preserved: bool) -> dict[str, MetricValue]:
     """What may be told of metrics: only what needs no gold answers, unless these hold."""
     return {n: value for n, value in metrics.items() if preserved or n not in NEED_GOLD}
+
+
+def _finite(found: object) -> MetricValue:
+    """A plugin's value without what JSON cannot hold."""
+    if not isinstance(found, MetricValue):
+        raise TypeError(f"it gave {found!r}, not a MetricValue")
+    value, low, high = (
+        number if number is not None and isfinite(number) else None
+        for number in (found.value, found.low, found.high)
+    )
+    return replace(found, value=value, low=low, high=high)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
