@@ -505,7 +505,7 @@ def auroc(
     Returns:
         The chance that a positive row scores higher than another one, ties half, with a t interval
         of its clustered variance on the logit scale. None without both kinds of rows; no interval
-        where nothing varies.
+        where nothing varies, or where all rows of a kind are in one cluster.
 
     Source:
         Obuchowski, Biometrics 53 (1997).
@@ -529,7 +529,10 @@ def auroc(
     wins[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n_pos
     area = float(wins[positive].mean())
     influence = (wins - area) / np.where(positive, n_pos, n_neg)
-    error, m = sandwich_error(influence, factorize(clusters))
+    codes = factorize(clusters)
+    error, _ = sandwich_error(influence, codes)
+    # Few rows of one kind carry most of the error, and tell little of their own spread.
+    m = min(len(np.unique(codes[positive])), len(np.unique(codes[~positive])))
     if m < 2 or error == 0 or not 0 < area < 1:
         return MetricValue(name, area, None, None, n, method)
     reach = float(t.ppf((1 + confidence) / 2, m - 1)) * error / (area * (1 - area))
