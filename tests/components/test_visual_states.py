@@ -12,7 +12,13 @@ import torch
 from families import FAMILIES, IMAGE, LAYERS, Bare
 from stabfw.components import Encoded, LoadRequest, ModelInfo
 from stabfw.components.patch import Patch, fingerprint
-from stabfw.components.reduction import Context, Reduction, budget, reduce_visual_tokens
+from stabfw.components.reduction import (
+    Context,
+    Reduction,
+    budget,
+    keep_highest,
+    reduce_visual_tokens,
+)
 from stabfw.components.visual_states import States, watch_visual_states
 from stabfw.errors import UnsupportedError
 
@@ -28,6 +34,12 @@ def uneven(context: Context) -> Reduction:
     count = budget(context.visual_tokens, share)
     keep = torch.from_numpy(rng.choice(context.visual_tokens, count, replace=False)).sort().values
     return Reduction(keep)
+
+
+def by_last(context: Context) -> Reduction:
+    """Keep what is most like the last token, which is another one at every step."""
+    scores = context.states @ context.text_states[-1]
+    return keep_highest(scores, budget(context.visual_tokens, 0.5))
 
 
 def nothing(context: Context) -> Reduction:
@@ -130,7 +142,7 @@ def test_tokens_that_are_all_gone_leave_nothing() -> None:
 def test_only_the_first_prefill_counts(family: str) -> None:
     model = model_of(family, "sdpa")
     batch = model.batch_of([0, 1, 2])
-    for plan in ({}, {2: uneven}):
+    for plan in ({}, {2: by_last}):
         once = watched(model, batch, plan)
         for use_cache in (True, False):
             again = watched(model, batch, plan, {"use_cache": use_cache})

@@ -47,7 +47,7 @@ def answers(spec: ExperimentSpec, registry: Registry) -> dict[str, Mapping[str, 
 
 def change(done: Run) -> MetricValue:
     (comparison,) = done.results.comparisons
-    (name,) = (name for name in comparison.metrics if name.startswith("lengths"))
+    (name,) = (name for name in comparison.metrics if name.endswith(".change"))
     return comparison.metrics[name]
 
 
@@ -57,7 +57,8 @@ def test_both_sides_reach_the_metric_aligned(
 ) -> None:
     execution = {"executor": executor, "workers": 2}
     spec = make_spec(**HALF, **lengths(unit=2), execution=execution)
-    found = change(run(spec, registry=registry))
+    done = run(spec, registry=registry)
+    found = change(done)
     told = answers(spec, registry)
     base, half = (next(t for n, t in told.items() if n.startswith(s)) for s in ("base", "half"))
     expected = np.mean([(len(half[i].text) - len(base[i].text)) / 2 for i in base])
@@ -69,6 +70,8 @@ def test_both_sides_reach_the_metric_aligned(
         100,
         "guessed",
     )
+    second = done.results.comparisons[0].metrics["lengths unit=2.0.second"]
+    assert second.value == sum(ord(p.text[1]) for p in base.values() if len(p.text) > 1)
 
 
 def test_recording_changes_no_answer(make_spec: Make, registry: Registry, tmp_path: Path) -> None:

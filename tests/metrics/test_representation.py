@@ -299,6 +299,7 @@ SPEC: dict[str, Any] = {
     "stacks": {
         "fastv": [{"type": "fastv", "layer": 2, "keep_ratio": 0.25}],
         "hqq": [{"type": "hqq", "bits": 3}],
+        "lofi": [{"type": "lofi", "keep_ratio": 0.25}],
     },
     "benchmarks": [{"type": "shapes", "limit": 24}],
     "controls": {"noise_floor": None, "lossless": True},
@@ -331,7 +332,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_run_tells_how_spectra_change(finished: Any) -> None:
     _, results, _ = finished
     by_stack = {c.condition.stack: c.metrics for c in results.comparisons}
-    assert by_stack.keys() == {"fastv", "hqq", "attention-eager"}
+    assert by_stack.keys() == {"fastv", "hqq", "lofi", "attention-eager"}
 
     def value(stack: str, name: str) -> float:
         found = by_stack[stack][f"representation.{name}"]
@@ -348,6 +349,8 @@ def test_a_run_tells_how_spectra_change(finished: Any) -> None:
     assert value("fastv", "last_layer.effective_rank_delta") < -5
     assert value("fastv", "last_layer.spectral_distance") > 0.02
     assert value("hqq", "last_layer.spectral_distance") > 0.002
+    # What a stack does before the first layer is done when the metric looks.
+    assert value("lofi", "llm_input.effective_rank_delta") < -5
     for site in SITES:
         assert abs(value("attention-eager", f"{site}.ipr_delta")) < 1e-6
         assert abs(value("attention-eager", f"{site}.effective_rank_delta")) < 1e-4
@@ -372,7 +375,7 @@ def test_a_run_answers_the_same_with_and_without(finished: Any) -> None:
             stored = {bool(store.extras(c.key, r.key)) for c in plan.cells for r in c.recorders}
             assert stored == ({True} if name == "with" else set())
     assert told[0] == told[1]
-    assert len(told[0]) == 4 * 24
+    assert len(told[0]) == 5 * 24
 
 
 def test_an_endpoint_is_told_of_when_planning(tmp_path: Path) -> None:

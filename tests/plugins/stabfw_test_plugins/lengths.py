@@ -65,7 +65,11 @@ class Lengths(Metric[LengthsConfig]):
         change = (after - before)[known]
         mean = float(change.mean()) if len(change) else float("nan")
         low, high = (mean - 1, mean + 1) if len(change) else (None, None)
-        return [MetricValue("change", mean, low, high, len(change), "guessed")]
+        second = pairs.base.extras["first two"][:, 1]
+        return [
+            MetricValue("change", mean, low, high, len(change), "guessed"),
+            MetricValue("second", float(np.nansum(second)), None, None, len(pairs), "none"),
+        ]
 
 
 @hookimpl
