@@ -17,6 +17,8 @@ from stabfw.experiment import Run, run
 from stabfw.metrics import MetricValue, Outcomes, pair
 from stabfw.plan import make_plan
 from stabfw.registry import Registry
+from stabfw.report.instances import read_instances
+from stabfw.report.layout import INSTANCES, cell_directory
 from stabfw.spec import ExperimentSpec
 from stabfw.store import Store
 
@@ -72,6 +74,12 @@ def test_both_sides_reach_the_metric_aligned(
     )
     second = done.results.comparisons[0].metrics["lengths unit=2.0.second"]
     assert second.value == sum(ord(p.text[1]) for p in base.values() if len(p.text) > 1)
+    folder = cell_directory(done.directory, done.results.comparisons[0].condition)
+    for row in read_instances(folder / INSTANCES):
+        for given, known in ((row.base, base), (row.variant, half)):
+            length = len(known[row.instance_id].text) / 2
+            assert given.recorded["lengths unit=2.0.letters"] == (length,)
+            assert len(given.recorded["lengths unit=2.0.first two"]) == 2
 
 
 def test_recording_changes_no_answer(make_spec: Make, registry: Registry, tmp_path: Path) -> None:

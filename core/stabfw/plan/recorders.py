@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from stabfw.components import Metric
 from stabfw.errors import PluginError
+from stabfw.spec import label
 from stabfw.store import digest
 
 
@@ -74,9 +76,18 @@ class Recorder:
         for place, row in enumerate(rows):
             if row is not None:
                 numbers[place] = row
-        found, begin = {}, 0
-        for name, count in self.extras.items():
-            part = numbers[:, begin : begin + count]
-            found[name] = part[:, 0] if count == 1 else part
-            begin += count
-        return found
+        parts = {name: numbers[:, part] for name, part in self._places.items()}
+        return {n: p[:, 0] if self.extras[n] == 1 else p for n, p in parts.items()}
+
+    def named(self, numbers: Sequence[float]) -> dict[str, tuple[float, ...]]:
+        """Tell apart what was recorded of one instance; names begin like those of the metric."""
+        own = label(self.metric.config)
+        return {f"{own}.{name}": tuple(numbers[part]) for name, part in self._places.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        ends = accumulate(self.extras.values())
+        return {
+            name: slice(end - count, end)
+            for (name, count), end in zip(self.extras.items(), ends, strict=True)
+        }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import exp, isfinite
 from typing import Any
 
@@ -88,6 +88,7 @@ class CellOutcomes:
         opinions: What a judge said of the answers that it was to score; None where it was not
             asked.
         strengths: How far the instances were perturbed; baselines only know it.
+        extras: Gives what was recorded besides, by the key of its recorder.
     """
 
     cell: Cell
@@ -95,6 +96,7 @@ class CellOutcomes:
     scores: Mapping[str, tuple[Answer, Score]]
     opinions: Mapping[str, Opinion | None] = field(default_factory=dict)
     strengths: Mapping[str, Strength] = field(default_factory=dict)
+    extras: Callable[[str], Mapping[str, Sequence[float]]] = field(default=lambda _: {})
 
     @cached_property
     def table(self) -> Table:
@@ -164,6 +166,23 @@ class CellOutcomes:
             for instance_id, (_, prediction) in self.predictions.items()
             if prediction.finish is FinishReason.ERROR
         }
+
+    def recorded(self, recorder: Recorder) -> Mapping[str, Sequence[float]]:
+        """What was recorded of each instance, by its id; nothing where it was not asked for.
+
+        Raises:
+            StoreError: If it was asked for, but some of it got lost.
+        """
+        if all(known.key != recorder.key for known in self.cell.recorders):
+            return {}
+        found = self.extras(recorder.key)
+        if lost := self.predictions.keys() - self.errors.keys() - found.keys():
+            raise StoreError(
+                f"{recorder.type} was recorded with {self.cell.condition.label}, but not of all "
+                f"instances: {len(lost)} are missing from the store; put a copy of an intact one "
+                "in its place, or use another one (--set store=DIR)"
+            )
+        return found
 
     def _outcome(self, row: Row) -> tuple[tuple[str, Prediction], Answer, Score]:
         if row.id not in self.predictions:
@@ -573,15 +592,7 @@ class _Measuring:
         if not metric.extras():
             return {}
         wanted = Recorder(metric.config.type, metric, metric.config.type)
-        found = self.store.extras(cell.key, wanted.key)
-        if any(recorder.key == wanted.key for recorder in cell.recorders):
-            answered = self.done[cell.key].predictions.keys() - self.done[cell.key].errors.keys()
-            if lost := answered - found.keys():
-                raise StoreError(
-                    f"{self.store.path}: {wanted.type} was recorded with {cell.condition.label}, "
-                    f"but not of all instances: {len(lost)} are missing; put a copy of an intact "
-                    "store in its place, or use another one (--set store=DIR)"
-                )
+        found = self.done[cell.key].recorded(wanted)
         return wanted.columns([found.get(row.id) for row in cell.dataset.rows])
 
     def clean(self, condition: Condition) -> Condition | None:
@@ -599,7 +610,8 @@ def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
     scores = current_scores(store, cell, predictions, inputs)
     strengths = store.strengths(cell.key) if cell.perturbations else {}
-    return CellOutcomes(cell, predictions, scores, strengths=strengths)
+    extras = partial(store.extras, cell.key)
+    return CellOutcomes(cell, predictions, scores, strengths=strengths, extras=extras)
 
 
 def current_scores(
