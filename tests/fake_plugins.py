@@ -78,7 +78,7 @@ class Swap(Perturbation[SwapConfig]):
 
 class Flips(Metric[MetricConfig]):
     config_cls = MetricConfig
-    def compute(self, pairs): return {}
+    def compute(self, pairs): return []
 
 @hookimpl
 def stabfw_register_models(register): register("toy", Toy)

@@ -69,7 +69,7 @@ class Bare(LoadedModel):
 
     def forward(self, encoded: Encoded) -> torch.Tensor:
         """Logits of the next token, of shape (batch, vocabulary)."""
-        self.batch = encoded
+        self.batch, self.token_depths = encoded, ()
         try:
             with torch.inference_mode():
                 logits: torch.Tensor = self.module(**encoded.inputs, use_cache=False).logits[:, -1]
@@ -79,7 +79,7 @@ class Bare(LoadedModel):
 
     def continue_(self, encoded: Encoded, **options: Any) -> list[list[int]]:
         """Six greedy tokens for each row."""
-        self.batch = encoded
+        self.batch, self.token_depths = encoded, ()
         config = hf.GenerationConfig(
             max_new_tokens=6,
             do_sample=False,

@@ -30,6 +30,7 @@ from stabfw.components import (
     Kind,
     LoadedModel,
     LoadRequest,
+    Metric,
     Modality,
     Model,
     ModelInfo,
@@ -37,6 +38,7 @@ from stabfw.components import (
     Perturbation,
     PerturbationConfig,
     Prediction,
+    Recording,
     Score,
     Slot,
     Verdict,
@@ -50,6 +52,7 @@ from toys import (
     Cards,
     Dim,
     Fair,
+    First,
     Halve,
     LoadedToy,
     Lossless,
@@ -85,6 +88,7 @@ _KINDS = {
     Accelerator: Kind.ACCELERATOR,
     Perturbation: Kind.PERTURBATION,
     Benchmark: Kind.BENCHMARK,
+    Metric: Kind.METRIC,
 }
 
 
@@ -1186,6 +1190,54 @@ class Careless(ToyModel):
         yield model
         _KEPT.clear()
         model.module = None
+
+
+# Metrics
+
+
+@fails("check_recording_changes_nothing")
+class Touching(First):
+    """Gives back other scores than it got."""
+
+    def record(self, model: LoadedModel, patch: Any) -> Recording:
+        assert model.module is not None
+        patch.hook(model.module, lambda module, args, kwargs, output: output * 1.5)
+        return super().record(model, patch)
+
+
+@fails("check_recording_changes_nothing")
+class Staying(First):
+    """Hooks in past the patch."""
+
+    def record(self, model: LoadedModel, patch: Any) -> Recording:
+        assert model.module is not None
+        model.module.mix.register_forward_hook(lambda module, args, output: None)
+        return super().record(model, patch)
+
+
+@fails("check_records_what_it_says")
+class Padding(First):
+    """Takes padding for a part of the prompt."""
+
+    def told(self, args: Any, output: Any, row: int) -> dict[str, Any]:
+        return {**super().told(args, output, row), "length": np.array(args[0].shape[1])}
+
+
+@fails("check_records_what_it_says")
+class Half(First):
+    """Records one of two numbers."""
+
+    def told(self, args: Any, output: Any, row: int) -> dict[str, Any]:
+        return {**super().told(args, output, row), "scores": output[row, :1].numpy()}
+
+
+@fails("check_records_what_it_says")
+class Forgetting(First):
+    """Records nothing of a batch's last prompt."""
+
+    def record(self, model: LoadedModel, patch: Any) -> Recording:
+        take = super().record(model, patch)
+        return lambda: dict(list(take().items())[:-1])
 
 
 REGISTRY = registry({**{key: f"toys:{offer}" for key, offer in OFFERS.items()}, **_BROKEN})

@@ -32,6 +32,7 @@ from stabfw.components import (
     LoadRequest,
     Metric,
     MetricConfig,
+    MetricValue,
     Modality,
     Model,
     ModelConfig,
@@ -40,6 +41,7 @@ from stabfw.components import (
     PerturbationConfig,
     Prediction,
     Prompt,
+    Recording,
     Rubric,
     Slot,
     TopToken,
@@ -394,8 +396,43 @@ class Zero(Metric[ZeroConfig]):
 
     config_cls = ZeroConfig
 
-    def compute(self, pairs: Any) -> Mapping[str, float | None]:
-        return {"zero": 0.0}
+    def compute(self, pairs: Any) -> list[MetricValue]:
+        return [MetricValue("zero", 0.0, None, None, len(pairs), "none")]
+
+
+class First(Metric[ZeroConfig]):
+    """Has the length of each prompt recorded, and the first scores of two tokens."""
+
+    config_cls = ZeroConfig
+
+    def extras(self) -> Mapping[str, int]:
+        return {"length": 1, "scores": 2}
+
+    def cannot_record(self, info: ModelInfo) -> str | None:
+        return None if info.family == "toy" else "it is no toy"
+
+    def record(self, model: LoadedModel, patch: Any) -> Recording:
+        seen: dict[str, dict[str, Any]] = {}
+
+        def see(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            assert model.batch is not None
+            for row, instance_id in enumerate(model.batch.instance_ids):
+                seen.setdefault(instance_id, self.told(args, output, row))
+
+        def take() -> Mapping[str, Mapping[str, Any]]:
+            told = dict(seen)
+            seen.clear()
+            return told
+
+        assert model.module is not None
+        patch.hook(model.module, see)
+        return take
+
+    def told(self, args: Any, output: Any, row: int) -> dict[str, Any]:
+        return {"length": args[1][row].sum().numpy(), "scores": output[row, :2].numpy()}
+
+    def compute(self, pairs: Any) -> list[MetricValue]:
+        return []
 
 
 class Sighted(TinyLlava):
@@ -414,6 +451,7 @@ HEALTHY: dict[tuple[Kind, str], type[Component[Any]]] = {
     (Kind.BENCHMARK, "cards"): Cards,
     (Kind.BENCHMARK, "judged"): JudgedCards,
     (Kind.METRIC, "zero"): Zero,
+    (Kind.METRIC, "first"): First,
 }
 OFFERS = {}
 for (_kind, _name), _cls in HEALTHY.items():

@@ -14,6 +14,7 @@ from stabfw.metrics import (
     Outcomes,
     accuracy_did,
     amplification_per_instance,
+    auroc,
     by_slice,
     clopper_pearson,
     compression_specific_failure_rate,
@@ -117,6 +118,19 @@ def test_margin_auroc_equals_sklearn_and_delong():
     half = stats.norm.ppf(0.975) * error / (metric.value * (1 - metric.value))
     expected = 1 / (1 + np.exp(-np.array([logit - half, logit + half])))
     assert (metric.low, metric.high) == pytest.approx(tuple(expected), abs=0.002)
+
+
+def test_auroc_of_few_changes_claims_little():
+    """Its interval holds the truth even if three of sixty rows carry most of the error."""
+    rng = np.random.default_rng(0)
+    three = np.arange(60) < 3
+    found = [auroc("auroc", rng.normal(size=60), three, np.arange(60)) for _ in range(400)]
+    known = [metric for metric in found if metric.low is not None]
+    assert len(known) > 380
+    assert np.mean([metric.low <= 0.5 <= metric.high for metric in known]) > 0.93
+    score, one = rng.normal(size=60), np.arange(60) < 1
+    assert auroc("auroc", score, one, np.arange(60)).low is None
+    assert auroc("auroc", score, three, np.repeat(np.arange(20), 3)).low is None
 
 
 def test_margin_auroc_gives_ties_half_a_win():

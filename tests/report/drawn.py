@@ -123,6 +123,7 @@ def given(side: Side, i: int) -> AnswerGiven:
         token_ids=tuple(side.text[i].encode()),
         visual_tokens=(64, 64, 32, 32),
         token_depths=(2, 4) * 32,
+        recorded={"lengths.letters": (float(i),), "lengths.first two": (1.0, 2.5)},
         options={"a": -0.1, "b": -2.4},
         options_logprob=-0.01,
         prefill_ms=2.5,

@@ -42,6 +42,8 @@ def names(wheel: Path) -> set[str]:
         "stabfw_benchmarks/py.typed",
         "stabfw_perturbations/typos/slips.py",
         "stabfw_perturbations/py.typed",
+        "stabfw_metrics/representation/method.py",
+        "stabfw_metrics/py.typed",
     ],
 )
 def test_it_holds(names: set[str], name: str) -> None:

@@ -82,6 +82,8 @@ def command(spec: Path, overrides: tuple[str, ...], explain: bool, each: bool, g
         _print_unsupported(console, plan, each)
         for forecast in forecasts(loaded, plan, store):
             _print_forecast(console, loaded.gates[forecast.gate], forecast)
+        for notice in plan.notices:
+            console.print(f"[yellow]note[/] {escape(notice)}", highlight=False, soft_wrap=True)
         for what in plan.missing:
             console.print(f"[yellow]not here[/] {escape(what)}", highlight=False)
         if explain:

@@ -40,7 +40,7 @@ from stabfw.components.extract import (
 from stabfw.components.files import file_digest
 from stabfw.components.fitting import Example, FitData
 from stabfw.components.judging import Rubric, Verdict, read_ratings, read_score, read_yes_no
-from stabfw.components.metric import Metric, MetricConfig
+from stabfw.components.metric import Metric, MetricConfig, MetricValue, Recording
 from stabfw.components.model import (
     Encoded,
     GenerationOptions,
@@ -81,6 +81,7 @@ __all__ = [
     "LoadedModel",
     "Metric",
     "MetricConfig",
+    "MetricValue",
     "Modality",
     "Model",
     "ModelConfig",
@@ -91,6 +92,7 @@ __all__ = [
     "PerturbationConfig",
     "Prediction",
     "Prompt",
+    "Recording",
     "Rubric",
     "SampledConfig",
     "Score",

@@ -32,6 +32,7 @@ from stabfw.execute.answering import Given, answer, require_answer
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.messages import Batch, Ended, Failed, Message, Started, Task, Todo
 from stabfw.execute.prefill import counted_prefill
+from stabfw.execute.recording import Recordings
 from stabfw.execute.strength import strength
 from stabfw.plan import Cell, Fit, Member, Role, Session
 from stabfw.store import Outcome, Store, Strength
@@ -149,7 +150,8 @@ def _run_stack(
 ) -> Generator[Message, None, bool]:
     """Attach a stack and compute its cells; return whether the model can serve another stack."""
     model, members = loaded.model, cells[0].members
-    attaching = bool(members) and model.module is not None
+    recording = any(cell.recorders for cell in cells)
+    attaching = (bool(members) or recording) and model.module is not None
     complete: list[str] = []
     reason = change = ""
     try:
@@ -159,17 +161,21 @@ def _run_stack(
             with Patch() as patch:
                 for member in members:
                     member.component.attach(model, _artefact(member, store), patch)
-                yield from _run_cell(loaded, cell, todo[cell.key], inputs, store)
+                # Last, so that what is recorded is what the stack leaves.
+                recordings = Recordings(model, cell.recorders, patch)
+                yield from _run_cell(loaded, cell, todo[cell.key], inputs, store, recordings)
             complete.append(cell.key)
         if before is not None:
             change = _change(before, loaded, cells[0], inputs)
     except Exception as error:
         reason = _reason(error)
     if change:
-        names = " + ".join(member.origin for member in members)
+        origins = [member.origin for member in members]
+        origins += [recorder.origin for cell in cells for recorder in cell.recorders]
+        names = " + ".join(dict.fromkeys(origins))
         reason = (
-            f"{names} did not restore the model: afterwards it {change}. Make every edit in "
-            "attach() through `patch`"
+            f"{names} did not restore the model: afterwards it {change}. Make every edit "
+            "through `patch`"
         )
     for cell in cells:
         # What a cell sent stands even if the next one fails, unless the stack left traces.
@@ -181,7 +187,12 @@ def _run_stack(
 
 
 def _run_cell(
-    loaded: _Loaded, cell: Cell, todo: Todo, inputs: Inputs, store: Store
+    loaded: _Loaded,
+    cell: Cell,
+    todo: Todo,
+    inputs: Inputs,
+    store: Store,
+    recordings: Recordings,
 ) -> Iterator[Message]:
     model = loaded.model
     given = store.predictions(cell.parent) if cell.parent else {}
@@ -197,7 +208,7 @@ def _run_cell(
         begin = time.perf_counter()
         # The batches are the same for every stack, so their first ones can be compared.
         with counted_prefill(model) if number == 0 else nullcontext() as prefill:
-            outcomes = _run_batch(model, cell, cell.batches[number], inputs, given)
+            outcomes = _run_batch(model, cell, cell.batches[number], inputs, given, recordings)
         report = {member.type: _reported(member, model) for member in cell.members}
         _check_report(cell, report)
         if prefill:
@@ -211,6 +222,7 @@ def _run_batch(
     ids: Sequence[str],
     inputs: Inputs,
     given: Given,
+    recordings: Recordings,
 ) -> list[Outcome]:
     benchmark = cell.dataset.benchmark
     asked: list[tuple[Instance, Prompt]] = []
@@ -234,6 +246,7 @@ def _run_batch(
             outcomes[instance_id] = _unreadable(instance_id, str(error))
     if asked:
         predictions = answer(model, cell, [question for _, question in asked], given)
+        extras = recordings.take([instance.id for instance, _ in asked])
         for (instance, question), prediction in zip(asked, predictions, strict=True):
             read, score = read_answer(benchmark, instance, prediction)
             outcomes[instance.id] = Outcome(
@@ -243,6 +256,7 @@ def _run_batch(
                 answer=read,
                 score=score,
                 strength=strengths.get(instance.id),
+                extras=extras[instance.id],
             )
     return [outcomes[instance_id] for instance_id in ids]
 

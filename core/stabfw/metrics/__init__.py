@@ -74,11 +74,13 @@ if TYPE_CHECKING:
     from .stability import MetricValue as MetricValue
     from .stability import accuracy_did as accuracy_did
     from .stability import amplification_per_instance as amplification_per_instance
+    from .stability import auroc as auroc
     from .stability import by_slice as by_slice
     from .stability import compression_specific_failure_rate as compression_specific_failure_rate
     from .stability import excess_metrics as excess_metrics
     from .stability import excess_per_instance as excess_per_instance
     from .stability import flip_causes as flip_causes
+    from .stability import metric_value as metric_value
     from .stability import noise_floor as noise_floor
     from .stability import perturbation_amplification as perturbation_amplification
     from .stability import self_consistency as self_consistency
@@ -136,11 +138,13 @@ _HOME = {
         "MetricValue",
         "accuracy_did",
         "amplification_per_instance",
+        "auroc",
         "by_slice",
         "compression_specific_failure_rate",
         "excess_metrics",
         "excess_per_instance",
         "flip_causes",
+        "metric_value",
         "noise_floor",
         "perturbation_amplification",
         "self_consistency",

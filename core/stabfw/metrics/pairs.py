@@ -45,6 +45,7 @@ class Outcomes:
         score: The scorer's points, NaN if unknown.
         margin: Log-probability gap (nats) between the two best first tokens, NaN if unknown.
         slices: Named groupings, each of shape ``(n,)``; None where a row has no level.
+        extras: What else was recorded, each of shape ``(n,)`` or ``(n, k)``; NaN if unknown.
 
     Raises:
         ValueError: Columns differ in length, or a status is unknown.
@@ -60,6 +61,7 @@ class Outcomes:
     score: FloatArray
     margin: FloatArray
     slices: Mapping[str, ObjectArray] = field(default_factory=dict)
+    extras: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -77,14 +79,7 @@ class Outcomes:
 
     def select(self, mask: BoolArray) -> Outcomes:
         """Return the rows that a mask picks."""
-        columns: dict[str, Any] = {
-            item.name: None if (column := getattr(self, item.name)) is None else column[mask]
-            for item in fields(self)
-            if item.name != "slices"
-        }
-        return Outcomes(
-            **columns, slices={name: column[mask] for name, column in self.slices.items()}
-        )
+        return Outcomes(**_selected(self, mask))
 
     @classmethod
     def from_columns(
@@ -127,16 +122,17 @@ class Outcomes:
 
     @classmethod
     def concat(cls, shards: Sequence[Outcomes]) -> Outcomes:
-        """Put shards of one cell together; they must have the same slices.
+        """Put shards of one cell together; they must have the same slices and extras.
 
         Raises:
-            ValueError: There is no shard, or the shards have different slices.
+            ValueError: There is no shard, or the shards have different slices or extras.
         """
         if not shards:
             raise ValueError("no shard to concatenate")
-        names = set(shards[0].slices)
-        if any(set(shard.slices) != names for shard in shards):
+        if any(shard.slices.keys() != shards[0].slices.keys() for shard in shards):
             raise ValueError("the shards have different slices")
+        if any(shard.extras.keys() != shards[0].extras.keys() for shard in shards):
+            raise ValueError("the shards have different extras")
         hashes = [
             np.full(len(s), None, dtype=object) if s.input_hash is None else s.input_hash
             for s in shards
@@ -152,6 +148,7 @@ class Outcomes:
             score=np.concatenate([s.score for s in shards]),
             margin=np.concatenate([s.margin for s in shards]),
             slices={k: np.concatenate([s.slices[k] for s in shards]) for k in shards[0].slices},
+            extras={k: np.concatenate([s.extras[k] for s in shards]) for k in shards[0].extras},
         )
 
 
@@ -166,6 +163,8 @@ class Side:
         correct: Never True unless the status is ``ok``.
         score: Scorer's points, NaN if unknown.
         margin: First-token log-probability gap (nats), NaN if unknown.
+        extras: What else was recorded, by name; of shape ``(n, k)`` where it is several numbers.
+            NaN if unknown.
 
     Raises:
         ValueError: Columns differ in length, or an answer that is not ok is marked correct.
@@ -177,6 +176,7 @@ class Side:
     correct: BoolArray
     score: FloatArray
     margin: FloatArray
+    extras: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -203,7 +203,7 @@ class Side:
 
     def select(self, mask: BoolArray | IntArray) -> Side:
         """Return the rows that a mask or an index array picks."""
-        return Side(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})
+        return Side(**_selected(self, mask))
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,12 +403,23 @@ def _usable(status: ObjectArray) -> BoolArray:
     return ~(_equals(status, "missing") | _equals(status, "error"))
 
 
+def _selected(table: Outcomes | Side, mask: BoolArray | IntArray) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in fields(table):
+        column = getattr(table, item.name)
+        if isinstance(column, Mapping):
+            found[item.name] = {name: values[mask] for name, values in column.items()}
+        else:
+            found[item.name] = None if column is None else column[mask]
+    return found
+
+
 def _check_lengths(table: Outcomes | Side | Pairs) -> None:
     lengths: dict[str, int] = {}
     for item in fields(table):
         column = getattr(table, item.name)
-        if item.name == "slices":
-            lengths.update({f"slices[{name!r}]": len(c) for name, c in column.items()})
+        if isinstance(column, Mapping):
+            lengths.update({f"{item.name}[{name!r}]": len(c) for name, c in column.items()})
         elif column is not None:
             lengths[item.name] = len(column)
     if len(set(lengths.values())) > 1:
@@ -458,7 +469,7 @@ def _side(table: Outcomes, rows: IntArray) -> Side:
     taken = rows[found]
 
     def column(values: NDArray[Any], fill: Any) -> NDArray[Any]:
-        filled = np.full(len(rows), fill, dtype=values.dtype)
+        filled = np.full((len(rows), *values.shape[1:]), fill, dtype=values.dtype)
         filled[found] = values[taken]
         return filled
 
@@ -472,4 +483,5 @@ def _side(table: Outcomes, rows: IntArray) -> Side:
         correct=column(table.correct, False) & ok,
         score=np.where(ok, column(table.score, np.nan), 0.0),
         margin=column(table.margin, np.nan),
+        extras={name: column(values, np.nan) for name, values in table.extras.items()},
     )

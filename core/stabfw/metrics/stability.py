@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from stabfw.components.metric import MetricValue as MetricValue
 
 from .intervals import (
     Interval,
@@ -84,27 +88,6 @@ NEAR_TIE_NATS = 0.125
 # More labels than letters: not a closed set, and chance agreement is nil anyway.
 MAX_LABELS = 26
 PARSER_ALARM_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class MetricValue:
-    """One number and how well it is known.
-
-    Attributes:
-        name: What it measures.
-        value: The estimate, None where it is undefined; never NaN.
-        low: Lower end of the interval, None where there is none.
-        high: Upper end of the interval, None where there is none.
-        n: Rows the estimate rests on (its denominator).
-        method: How the interval was obtained; for ``mcnemar_p`` the test.
-    """
-
-    name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    method: str
 
 
 @dataclass(frozen=True)
@@ -481,7 +464,9 @@ def _metrics(
     resampled("relative_nfr", flags, _relative_nfr, len(rows))
     margin = pairs.base.margin[rows]
     known = np.isfinite(margin)
-    found.append(_auroc(-margin[known], changed[known], codes[known], confidence))
+    found.append(
+        auroc("margin_flip_auroc", -margin[known], changed[known], codes[known], confidence)
+    )
     rate("invalid_rate_base", ~pairs.base.ok[rows], rows)
     rate("invalid_rate_variant", ~pairs.variant.ok[rows], rows)
     rate("coverage", valid, np.arange(len(pairs)))
@@ -499,6 +484,61 @@ def metric_value(name: str, value: float, bounds: Interval, n: int) -> MetricVal
     low = bounds.low if isfinite(bounds.low) else None
     high = bounds.high if isfinite(bounds.high) else None
     return MetricValue(name, value, low, high, n, bounds.method)
+
+
+def auroc(
+    name: str,
+    score: FloatArray,
+    positive: BoolArray,
+    clusters: NDArray[Any],
+    confidence: float = 0.95,
+) -> MetricValue:
+    """Tell how well a score picks out some rows: the area under the ROC curve.
+
+    Args:
+        name: What it measures.
+        score: Finite numbers, shape ``(n,)``; higher ones speak for a positive row.
+        positive: The rows to be picked out, shape ``(n,)``.
+        clusters: Labels, shape ``(n,)``; rows with the same one are not independent.
+        confidence: Two-sided coverage.
+
+    Returns:
+        The chance that a positive row scores higher than another one, ties half, with a t interval
+        of its clustered variance on the logit scale. None without both kinds of rows; no interval
+        where nothing varies, or where all rows of a kind are in one cluster.
+
+    Source:
+        Obuchowski, Biometrics 53 (1997).
+
+    Example:
+        >>> score, positive = np.array([0.1, 0.2, 0.3]), np.array([False, True, True])
+        >>> auroc("auroc", score, positive, np.arange(3)).value
+        1.0
+    """
+    from scipy.stats import rankdata, t
+
+    method = "clustered-auroc"
+    n, n_pos = len(score), int(np.count_nonzero(positive))
+    n_neg = n - n_pos
+    if n_pos == 0 or n_neg == 0:
+        return MetricValue(name, None, None, None, n, method)
+    ranks = rankdata(score)
+    # Share of the other class that each row outranks, ties half.
+    wins = np.empty(n)
+    wins[positive] = (ranks[positive] - rankdata(score[positive])) / n_neg
+    wins[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n_pos
+    area = float(wins[positive].mean())
+    influence = (wins - area) / np.where(positive, n_pos, n_neg)
+    codes = factorize(clusters)
+    error, _ = sandwich_error(influence, codes)
+    # Few rows of one kind carry most of the error, and tell little of their own spread.
+    m = min(len(np.unique(codes[positive])), len(np.unique(codes[~positive])))
+    if m < 2 or error == 0 or not 0 < area < 1:
+        return MetricValue(name, area, None, None, n, method)
+    reach = float(t.ppf((1 + confidence) / 2, m - 1)) * error / (area * (1 - area))
+    center = log(area / (1 - area))
+    low, high = (1 / (1 + exp(-min(max(x, -700), 700))) for x in (center - reach, center + reach))
+    return MetricValue(name, area, min(low, area), max(high, area), n, method)
 
 
 def _proportion(
@@ -590,33 +630,6 @@ def _relative_nfr(sums: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = (before - both) * n / product
     return np.where(product > 0, ratio, np.nan)
-
-
-def _auroc(
-    score: FloatArray, positive: BoolArray, codes: IntArray, confidence: float
-) -> MetricValue:
-    """Area under the ROC curve, its clustered variance on the logit scale."""
-    from scipy.stats import rankdata, t
-
-    name, method = "margin_flip_auroc", "clustered-auroc"
-    n, n_pos = len(score), int(np.count_nonzero(positive))
-    n_neg = n - n_pos
-    if n_pos == 0 or n_neg == 0:
-        return MetricValue(name, None, None, None, n, method)
-    ranks = rankdata(score)
-    # Share of the other class that each row outranks, ties half.
-    wins = np.empty(n)
-    wins[positive] = (ranks[positive] - rankdata(score[positive])) / n_neg
-    wins[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n_pos
-    area = float(wins[positive].mean())
-    influence = (wins - area) / np.where(positive, n_pos, n_neg)
-    error, m = sandwich_error(influence, codes)
-    if m < 2 or error == 0 or not 0 < area < 1:
-        return MetricValue(name, area, None, None, n, method)
-    reach = float(t.ppf((1 + confidence) / 2, m - 1)) * error / (area * (1 - area))
-    center = log(area / (1 - area))
-    low, high = (1 / (1 + exp(-min(max(x, -700), 700))) for x in (center - reach, center + reach))
-    return MetricValue(name, area, min(low, area), max(high, area), n, method)
 
 
 def _outcome(pairs: Pairs, outcome: str) -> tuple[BoolArray, BoolArray]:

@@ -7,6 +7,7 @@ from stabfw.plan.estimate import EFFICIENCY, GPUS, Estimator
 from stabfw.plan.explain import explain
 from stabfw.plan.gates import Forecast, forecasts, gated, refuse_gates
 from stabfw.plan.judges import Judge
+from stabfw.plan.recorders import Recorder
 
 __all__ = [
     "EFFICIENCY",
@@ -20,6 +21,7 @@ __all__ = [
     "Judge",
     "Member",
     "Plan",
+    "Recorder",
     "Role",
     "Row",
     "Session",

@@ -17,6 +17,7 @@ from stabfw.components import (
     GenerationOptions,
     Kind,
     LoadRequest,
+    Metric,
     Model,
     ModelInfo,
     Perturbation,
@@ -28,6 +29,7 @@ from stabfw.plan.datasets import Dataset, open_dataset, outline_dataset
 from stabfw.plan.environment import environment
 from stabfw.plan.judges import Judge, fixed, require_judge
 from stabfw.plan.leaks import refuse_leak
+from stabfw.plan.recorders import Recorder
 from stabfw.registry import Registry
 from stabfw.spec import ExperimentSpec, components, label
 from stabfw.store import Store, digest
@@ -80,6 +82,7 @@ class Cell:
         batches: The frozen batch plan.
         mode: `generate`, or `likelihood` where the likeliest option is the answer.
         parent: Key of the cell whose answers are scored here; empty where answers are given.
+        recorders: What is recorded besides the answers.
     """
 
     condition: Condition
@@ -93,6 +96,7 @@ class Cell:
     batches: Batches
     mode: str = "generate"
     parent: str = ""
+    recorders: tuple[Recorder, ...] = ()
 
     @property
     def label_preserved(self) -> bool:
@@ -267,6 +271,7 @@ class _Planner:
         self.calibrations = self._calibrations(datasets)
         scenarios = self._scenarios(datasets)
         models = [self._model(config) for config in self.spec.models]
+        self.recorders = self._wanted()
         for model in models:
             for scenario in scenarios:
                 if reason := self._mute(model):
@@ -355,6 +360,31 @@ class _Planner:
             self.missing.append(str(error))
             request, info = known
         return _Model(label(config), model, request, info)
+
+    def _wanted(self) -> tuple[Recorder, ...]:
+        """What the metrics want to have recorded, each thing once."""
+        wanted = {}
+        for config in self.spec.metrics:
+            metric = _as(Metric, components(self.registry, Kind.METRIC, config))
+            recorder = Recorder(config.type, metric, self._origin(config.type, Kind.METRIC))
+            with blaming(recorder.origin, "extras()"):
+                if recorder.extras:
+                    wanted[recorder.key] = recorder
+        return tuple(wanted[key] for key in sorted(wanted))
+
+    def _recorders(self, model: _Model) -> tuple[Recorder, ...]:
+        able = []
+        for recorder in self.recorders:
+            with blaming(recorder.origin, "cannot_record()"):
+                reason = recorder.metric.cannot_record(model.info)
+            if reason:
+                self.notices.append(
+                    f"{recorder.type}: nothing is recorded of {model.name}, so its numbers are "
+                    f"null there: {reason}"
+                )
+            else:
+                able.append(recorder)
+        return tuple(able)
 
     def _scenarios(self, datasets: Sequence[Dataset]) -> list[_Scenario]:
         chains = [
@@ -540,6 +570,8 @@ class _Planner:
             members,
             GenerationOptions(generation.max_new_tokens, generation.top_tokens),
         )
+        # What scores the answers of a baseline is held against nothing.
+        recorders = () if parent else self._recorders(model)
         rows = scenario.dataset.rows
         batches = batch_plan(rows, self.spec.batch_size, condition.repeat)
         load = self._load_fields(model, request)
@@ -558,6 +590,9 @@ class _Planner:
             # An outline has no instances to tell one composition from another.
             "batches": digest(batches if rows else condition.repeat),
         }
+        if recorders:
+            # Answers without it would do for no metric that asks for it, though they are the same.
+            cell_fields["recorded"] = [recorder.fields for recorder in recorders]
         cell = Cell(
             condition=condition,
             key=digest(cell_fields),
@@ -570,6 +605,7 @@ class _Planner:
             batches=batches,
             mode=generation.mode,
             parent=parent,
+            recorders=recorders,
         )
         changed = [member.fields for member in members if member.transforms]
         session = digest([load, changed])
@@ -641,8 +677,8 @@ class _Planner:
         with blaming(self._origin(kind), "at_hand()"):
             return component.at_hand(model.info)
 
-    def _origin(self, kind: str) -> str:
-        plugin = self.registry.find(Kind.ACCELERATOR, kind)
+    def _origin(self, kind: str, of: Kind = Kind.ACCELERATOR) -> str:
+        plugin = self.registry.find(of, kind)
         return f"{kind} ({plugin.distribution} {plugin.version})"
 
     def _fitted(self, model: _Model, request: LoadRequest, stack: _Stack, member: Member) -> Member:

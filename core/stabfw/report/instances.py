@@ -34,6 +34,7 @@ class AnswerGiven:
         options_logprob: Log-probability of all options together, or None.
         prefill_ms: Wall time until the first token, or None.
         decode_ms: Wall time of all that followed, or None.
+        recorded: What metrics had recorded besides, by name of the metric and of the thing.
     """
 
     text: str
@@ -48,6 +49,7 @@ class AnswerGiven:
     options_logprob: float | None = None
     prefill_ms: float | None = None
     decode_ms: float | None = None
+    recorded: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ _SIDE = {
     "options_logprob": "float64",
     "prefill_ms": "float64",
     "decode_ms": "float64",
+    "recorded": "float64",
 }
 _LISTS = ("token_ids", "visual_tokens", "token_depths")
 
@@ -191,6 +194,8 @@ def _schema(pyarrow: Any, slices: Sequence[str]) -> Any:
     def column(name: str, kind: Any) -> Any:
         if name in _LISTS:
             return pyarrow.list_(kind)
+        if name == "recorded":
+            return pyarrow.map_(text, pyarrow.list_(kind))
         return pyarrow.map_(text, kind) if name == "options" else kind
 
     def side(prefix: str) -> list[Any]:
@@ -247,7 +252,11 @@ def _row(flat: Mapping[str, Any]) -> InstanceRow:
     def side(prefix: str) -> AnswerGiven:
         values = {name: flat[f"{prefix}_{name}"] for name in _SIDE}
         lists = {name: tuple(values[name]) for name in _LISTS}
-        return AnswerGiven(**values | lists | {"options": dict(values["options"])})
+        maps = {
+            "options": dict(values["options"]),
+            "recorded": {name: tuple(numbers) for name, numbers in values["recorded"]},
+        }
+        return AnswerGiven(**values | lists | maps)
 
     slices = {k.removeprefix(_SLICE): v for k, v in flat.items() if k.startswith(_SLICE)}
     return InstanceRow(

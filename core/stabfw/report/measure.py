@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import exp, isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stabfw.components import (
     AnswerKind,
@@ -16,11 +17,12 @@ from stabfw.components import (
     FinishReason,
     Graded,
     Metric,
+    MetricValue,
     Prediction,
     Score,
 )
 from stabfw.components.data import Answer
-from stabfw.errors import blaming
+from stabfw.errors import StoreError, blaming
 from stabfw.execute.inputs import Inputs
 from stabfw.execute.session import read_answer
 from stabfw.judge import Opinion
@@ -29,7 +31,6 @@ from stabfw.metrics import (
     Counts,
     Excess,
     ForesightRule,
-    MetricValue,
     Pairs,
     accuracy_did,
     amplification_per_instance,
@@ -55,7 +56,7 @@ from stabfw.metrics import (
     worst_slice,
 )
 from stabfw.metrics import Outcomes as Table
-from stabfw.plan import Cell, Condition, Plan, Role, Row
+from stabfw.plan import Cell, Condition, Plan, Recorder, Role, Row
 from stabfw.plan.conditions import CLEAN
 from stabfw.report.across import THRESHOLDS, corrected, summaries
 from stabfw.report.gates import Outcome, judge
@@ -88,6 +89,7 @@ class CellOutcomes:
         opinions: What a judge said of the answers that it was to score; None where it was not
             asked.
         strengths: How far the instances were perturbed; baselines only know it.
+        extras: Gives what was recorded besides, by the key of its recorder.
     """
 
     cell: Cell
@@ -95,6 +97,7 @@ class CellOutcomes:
     scores: Mapping[str, tuple[Answer, Score]]
     opinions: Mapping[str, Opinion | None] = field(default_factory=dict)
     strengths: Mapping[str, Strength] = field(default_factory=dict)
+    extras: Callable[[str], Mapping[str, Sequence[float]]] = field(default=lambda _: {})
 
     @cached_property
     def table(self) -> Table:
@@ -164,6 +167,23 @@ class CellOutcomes:
             for instance_id, (_, prediction) in self.predictions.items()
             if prediction.finish is FinishReason.ERROR
         }
+
+    def recorded(self, recorder: Recorder) -> Mapping[str, Sequence[float]]:
+        """What was recorded of each instance, by its id; nothing where it was not asked for.
+
+        Raises:
+            StoreError: If it was asked for, but some of it got lost.
+        """
+        if all(known.key != recorder.key for known in self.cell.recorders):
+            return {}
+        found = self.extras(recorder.key)
+        if lost := self.predictions.keys() - self.errors.keys() - found.keys():
+            raise StoreError(
+                f"{recorder.type} was recorded with {self.cell.condition.label}, but not of all "
+                f"instances: {len(lost)} are missing from the store; put a copy of an intact one "
+                "in its place, or use another one (--set store=DIR)"
+            )
+        return found
 
     def _outcome(self, row: Row) -> tuple[tuple[str, Prediction], Answer, Score]:
         if row.id not in self.predictions:
@@ -369,13 +389,7 @@ class _Measuring:
         if rule is not None and (preserved or rule.metric == "divergence_ratio"):
             values |= foresee(pairs, rule)
         for name, metric in self.metrics:
-            with blaming(f"metric {name}", "compute()"):
-                computed = dict(metric.compute(pairs))
-            for item, value in computed.items():
-                known = value if value is not None and isfinite(value) else None
-                values[f"{name}.{item}"] = MetricValue(
-                    f"{name}.{item}", known, None, None, len(pairs), "plugin"
-                )
+            values |= self._plugged_in(name, metric, base_key, key)
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
             self._parser_first.add(condition.label)
@@ -591,6 +605,26 @@ class _Measuring:
             [row.cluster for row in rows],
         )
 
+    def _plugged_in(
+        self, name: str, metric: Metric[Any], base_key: str, key: str
+    ) -> dict[str, MetricValue]:
+        """What a metric plugin makes of a comparison, with what it had recorded."""
+        base, variant = (
+            replace(self.done[one].table, extras=self._extras(metric, self.done[one].cell))
+            for one in (base_key, key)
+        )
+        with blaming(f"metric {name}", "compute()"):
+            found = [_finite(value) for value in metric.compute(pair(base, variant))]
+        return {f"{name}.{item.name}": replace(item, name=f"{name}.{item.name}") for item in found}
+
+    def _extras(self, metric: Metric[Any], cell: Cell) -> dict[str, NDArray[np.float64]]:
+        """What a metric had recorded of a cell, as columns."""
+        if not metric.extras():
+            return {}
+        wanted = Recorder(metric.config.type, metric, metric.config.type)
+        found = self.done[cell.key].recorded(wanted)
+        return wanted.columns([found.get(row.id) for row in cell.dataset.rows])
+
     def clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
         for other in self.plan.named:
@@ -606,7 +640,8 @@ def _load(store: Store, cell: Cell, inputs: Inputs) -> CellOutcomes:
     predictions = store.predictions(cell.key)
     scores = current_scores(store, cell, predictions, inputs)
     strengths = store.strengths(cell.key) if cell.perturbations else {}
-    return CellOutcomes(cell, predictions, scores, strengths=strengths)
+    extras = partial(store.extras, cell.key)
+    return CellOutcomes(cell, predictions, scores, strengths=strengths, extras=extras)
 
 
 def current_scores(
@@ -723,6 +758,17 @@ def _slice(pairs: Pairs, name: str) -> dict[str, Metrics]:
 def _told(metrics: Metrics, preserved: bool) -> dict[str, MetricValue]:
     """What may be told of metrics: only what needs no gold answers, unless these hold."""
     return {n: value for n, value in metrics.items() if preserved or n not in NEED_GOLD}
+
+
+def _finite(found: object) -> MetricValue:
+    """A plugin's value without what JSON cannot hold."""
+    if not isinstance(found, MetricValue):
+        raise TypeError(f"it gave {found!r}, not a MetricValue")
+    value, low, high = (
+        number if number is not None and isfinite(number) else None
+        for number in (found.value, found.low, found.high)
+    )
+    return replace(found, value=value, low=low, high=high)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

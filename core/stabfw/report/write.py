@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
@@ -89,6 +89,7 @@ def _rows(
     variant = measured.outcomes[comparison.key]
     row_of = {row.id: row for row in variant.cell.dataset.rows}
     foreseen = _foresight(measured, comparison)
+    recorded = [_recorded(side) for side in (base, variant)]
     for place, instance_id in enumerate(pairs.instance_id.tolist()):
         row = row_of[instance_id]
         kind = str(pairs.kind[place])
@@ -102,8 +103,8 @@ def _rows(
             slices=row.slices,
             question=question,
             gold=row.gold,
-            base=_given(base, instance_id),
-            variant=_given(variant, instance_id),
+            base=_given(base, instance_id, recorded[0]),
+            variant=_given(variant, instance_id, recorded[1]),
             kind=kind,
             cause=str(pairs.cause[place]) if changed else "",
             strength=base.strengths.get(instance_id),
@@ -151,7 +152,20 @@ def _line(change: Change) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _given(outcomes: CellOutcomes, instance_id: str) -> AnswerGiven:
+def _recorded(outcomes: CellOutcomes) -> dict[str, dict[str, tuple[float, ...]]]:
+    """What metrics had recorded, by instance id and name."""
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    for recorder in outcomes.cell.recorders:
+        for instance_id, numbers in outcomes.recorded(recorder).items():
+            found.setdefault(instance_id, {}).update(recorder.named(numbers))
+    return found
+
+
+def _given(
+    outcomes: CellOutcomes,
+    instance_id: str,
+    recorded: Mapping[str, Mapping[str, tuple[float, ...]]],
+) -> AnswerGiven:
     if instance_id not in outcomes.predictions:
         return AnswerGiven(text="", answer="", status="missing", correct=False)
     prediction: Prediction = outcomes.predictions[instance_id][1]
@@ -170,4 +184,5 @@ def _given(outcomes: CellOutcomes, instance_id: str) -> AnswerGiven:
         options_logprob=prediction.options_logprob,
         prefill_ms=prediction.prefill_ms,
         decode_ms=prediction.decode_ms,
+        recorded=recorded.get(instance_id, {}),
     )

@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+import struct
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from stabfw.errors import StoreError
 from stabfw.store.keys import canonical
 from stabfw.store.lease import Owner
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
 
@@ -52,7 +53,8 @@ class Strength:
 class Outcome:
     """One instance's prediction in a cell, with the answer read out of it and its score.
 
-    `strength` tells how far the instance was perturbed, where that was measured.
+    `strength` tells how far the instance was perturbed, where that was measured; `extras` holds
+    what else was recorded, by the key of its recorder.
     """
 
     instance_id: str
@@ -61,6 +63,7 @@ class Outcome:
     answer: Answer
     score: Score
     strength: Strength | None = None
+    extras: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,7 @@ class Store:
     def restart(self, key: str) -> None:
         """Forget all outcomes of a cell."""
         with self._transaction():
-            for table in ("batches", "predictions", "scores"):
+            for table in ("batches", "predictions", "extras", "scores"):
                 self._db.execute(f"DELETE FROM {table} WHERE key=?", (key,))
 
     def reopen_errors(self, key: str) -> None:
@@ -257,9 +260,11 @@ class Store:
             numbers = [number for (number,) in self._db.execute(failed, (key, error))]
             for number in numbers:
                 at = "SELECT instance FROM predictions WHERE key=? AND batch=?"
-                self._db.execute(
-                    f"DELETE FROM scores WHERE key=? AND instance IN ({at})", (key, key, number)
-                )
+                for table in ("scores", "extras"):
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE key=? AND instance IN ({at})",
+                        (key, key, number),
+                    )
                 self._db.execute("DELETE FROM predictions WHERE key=? AND batch=?", (key, number))
                 self._db.execute("DELETE FROM batches WHERE key=? AND number=?", (key, number))
             if numbers:
@@ -282,6 +287,14 @@ class Store:
             self._db.executemany(
                 "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_prediction_row(key, number, outcome) for outcome in outcomes],
+            )
+            self._db.executemany(
+                "INSERT INTO extras VALUES (?, ?, ?, ?)",
+                [
+                    (key, outcome.instance_id, recorder, struct.pack(f"<{len(item)}d", *item))
+                    for outcome in outcomes
+                    for recorder, item in outcome.extras.items()
+                ],
             )
             self._put_scores(key, scorer, outcomes)
             (before,) = self._db.execute("SELECT report FROM cells WHERE key=?", (key,)).fetchone()
@@ -323,6 +336,13 @@ class Store:
             key,
         )
         return {instance: Strength(**json.loads(strength)) for instance, strength in rows}
+
+    def extras(self, key: str, recorder: str) -> dict[str, tuple[float, ...]]:
+        """Return what a recorder had of instances of a cell, by id."""
+        rows = self._execute(
+            "SELECT instance, numbers FROM extras WHERE key=? AND recorder=?", key, recorder
+        )
+        return {instance: struct.unpack(f"<{len(n) // 8}d", n) for instance, n in rows}
 
     def scores(self, key: str, scorer: str) -> dict[str, tuple[Answer, Score]]:
         """Return answers and scores of a cell that a version of a scorer made, by instance id."""

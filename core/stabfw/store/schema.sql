@@ -45,6 +45,15 @@ CREATE TABLE predictions (
     PRIMARY KEY (key, instance)
 ) WITHOUT ROWID;
 
+-- What metrics had recorded besides: a recorder's numbers in the order of its names, as float64.
+CREATE TABLE extras (
+    key TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    recorder TEXT NOT NULL,             -- hash of what is recorded, and by which plugin
+    numbers BLOB NOT NULL,
+    PRIMARY KEY (key, instance, recorder)
+) WITHOUT ROWID;
+
 CREATE TABLE scores (
     key TEXT NOT NULL,
     instance TEXT NOT NULL,

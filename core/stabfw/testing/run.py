@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stabfw.components import Kind, Model
 from stabfw.registry import Registry
 from stabfw.registry.contract import did_you_mean
-from stabfw.testing import accelerators, benchmarks, every, models, perturbations
+from stabfw.testing import accelerators, benchmarks, every, metrics, models, perturbations
 from stabfw.testing.bench import Bench
 from stabfw.testing.check import Check, CheckResult, NotApplicableError, Status
 from stabfw.testing.subject import Subject
@@ -25,7 +25,7 @@ _OF_KIND: Mapping[Kind, tuple[Callable[[Subject], None], ...]] = {
     Kind.ACCELERATOR: accelerators.CHECKS,
     Kind.BENCHMARK: benchmarks.CHECKS,
     Kind.PERTURBATION: perturbations.CHECKS,
-    Kind.METRIC: (),
+    Kind.METRIC: metrics.CHECKS,
 }
 
 

@@ -1,0 +1,1 @@
+"""Built-in metrics, one folder each, registered like any third party's."""
