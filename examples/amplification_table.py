@@ -1,7 +1,7 @@
 """Draw the tables of docs/results/amplification.md from the run of amplification.yaml.
 
-stabfw run examples/study/amplification.yaml
-python examples/study/amplification_table.py runs/amplification
+stabfw run examples/amplification.yaml
+python examples/amplification_table.py runs/amplification
 """
 
 from __future__ import annotations
