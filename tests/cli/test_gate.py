@@ -353,6 +353,21 @@ def test_verdicts_fit_the_schema(make: Callable[..., str], stabfw: Callable[...,
 
 
 @pytest.mark.slow
+def test_half_precision_makes_a_gate_not_measurable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stabfw: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = str(ROOT / "examples" / "gate-not-measurable.yaml")
+    stabfw("run", spec, "-q", "--set", "gates=[]")
+    results = load_results(Path("runs/gate-not-measurable/results.json"))
+    judged = next(c for c in results.comparisons if c.condition.perturbation != "clean")
+    if judged.floor_counts is None or judged.floor_counts.n_changed < 3:
+        pytest.skip("bfloat16 on this processor changes too few answers")
+    said = stabfw("run", spec, "-q", code=Exit.NOT_MEASURABLE)
+    assert "the baseline against itself already breaks the limit" in said
+
+
+@pytest.mark.slow
 def test_examples_end_with_their_codes_and_export_a_canary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stabfw: Callable[..., str]
 ) -> None:
@@ -363,10 +378,6 @@ def test_examples_end_with_their_codes_and_export_a_canary(
         ("inconclusive", Exit.INCONCLUSIVE),
     ):
         stabfw("run", str(ROOT / "examples" / f"gate-{name}.yaml"), "-q", code=code)
-    # On this machine or another, noise decides; the file and the code agree in any case.
-    spec = str(ROOT / "examples" / "gate-not-measurable.yaml")
-    assert "gate correct_loss_rate" in stabfw("plan", spec)
-
     kept = stabfw("canary", "runs/gate-fail", "-o", "canary", code=Exit.USAGE)
     assert "keeps pictures in place" in kept
     full = ["--set", "tracking.images=full"]
