@@ -190,6 +190,10 @@ def million_pairs() -> None:
         lambda: metrics.confidence_metrics(sure, sure_after, right, right_after, cluster),
     )
     measure("excess", lambda: metrics.excess_metrics(pairs, [pairs]))
+    excess = metrics.excess_per_instance(pairs, [pairs])
+    added = metrics.amplification_per_instance(excess, excess)
+    measure("amplification", lambda: metrics.mean_amplification({"same": [added]}))
+    measure("foresight", lambda: metrics.foresee(pairs, metrics.ForesightRule()))
     measure("self-consistency", lambda: metrics.self_consistency(pairs))
     measure("accuracy_did", lambda: metrics.accuracy_did(pairs, pairs))
     measure("corruption", lambda: metrics.corruption_errors(pairs, {"same": [pairs]}))

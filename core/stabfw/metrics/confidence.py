@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .intervals import (
     Interval,
     bootstrap_interval,
-    cluster_totals,
     mean_interval,
     sandwich_error,
 )
@@ -140,15 +139,18 @@ def _area(sure: FloatArray, wrong: BoolArray) -> tuple[float, FloatArray]:
     """
     n = len(sure)
     order = np.argsort(-sure, kind="stable")
-    levels, first, sizes = np.unique(-sure[order], return_index=True, return_counts=True)
-    reached = first + sizes
+    ordered = sure[order]
+    # Answers that are equally confident share a level, the most confident level first.
+    reached = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, n)
+    sizes = np.diff(reached, prepend=0)
     risk = np.cumsum(wrong[order])[reached - 1] / reached
     area = float((risk * sizes).sum()) / n
     # Sums over the thresholds at or below each level, the least confident level last.
     share = sizes / reached
     weight = np.cumsum(share[::-1])[::-1]
     pulled = np.cumsum((share * risk)[::-1])[::-1]
-    level = np.searchsorted(levels, -sure)
+    level = np.empty(n, dtype=np.int64)
+    level[order] = np.repeat(np.arange(len(sizes)), sizes)
     return area, risk[level] - area + wrong * weight[level] - pulled[level]
 
 
@@ -160,12 +162,13 @@ def _calibration(
     resamples: int,
     seed: int,
 ) -> _Values:
-    n = len(codes)
-    columns: list[FloatArray] = [np.ones(n)]
+    n, m = len(codes), int(codes.max(initial=-1)) + 1
+    columns = [np.bincount(codes, minlength=m)[:, None]]
     for c, r in zip(sure, right, strict=True):
-        place = np.minimum((c * BINS).astype(np.int64), BINS - 1)
-        columns += [np.where(place == i, c - r, 0.0) for i in range(BINS)]
-    totals = cluster_totals(codes, *columns) if n else np.zeros((0, len(columns)))
+        place = codes * BINS + np.minimum((c * BINS).astype(np.int64), BINS - 1)
+        gaps = np.bincount(place, weights=c - r, minlength=m * BINS)
+        columns.append(gaps.reshape(m, BINS))
+    totals = np.concatenate(columns, axis=1).astype(np.float64)
 
     def error(sums: FloatArray, side: int) -> FloatArray:
         gaps = sums[:, 1 + side * BINS : 1 + (side + 1) * BINS]

@@ -385,6 +385,8 @@ def factorize(labels: NDArray[Any]) -> IntArray:
 
 def locate(wanted: ObjectArray, ids: ObjectArray) -> IntArray:
     """Return the row of each wanted id in ``ids``, -1 where it is absent."""
+    if len(wanted) == len(ids) and bool(np.all(wanted == ids)):
+        return np.arange(len(ids), dtype=np.int64)
     row_of = dict(zip(ids.tolist(), range(len(ids)), strict=True))
     return _rows(row_of, wanted.tolist())
 

@@ -320,8 +320,8 @@ def accuracy_did(clean: Pairs, perturbed: Pairs, confidence: float = 0.95) -> Me
         confidence: Two-sided coverage.
     """
     before, after = _matched(clean, perturbed)
-    change = _accuracy_change(after) - _accuracy_change(before)
-    return _mean("accuracy_did", change, before.cluster_codes, confidence, 2.0)
+    change = _accuracy_change(perturbed)[after] - _accuracy_change(clean)[before]
+    return _mean("accuracy_did", change, clean.cluster_codes[before], confidence, 2.0)
 
 
 def self_consistency(pairs: Pairs, confidence: float = 0.95) -> MetricValue:
@@ -351,9 +351,9 @@ def compression_specific_failure_rate(
         CIRA 2026 (compression-specific failures).
     """
     before, after = _matched(clean, perturbed)
-    solid = before.base.correct & before.variant.correct
-    failed = (after.base.correct & ~after.variant.correct)[solid]
-    codes = before.cluster_codes[solid]
+    solid = (clean.base.correct & clean.variant.correct)[before]
+    failed = (perturbed.base.correct & ~perturbed.variant.correct)[after[solid]]
+    codes = clean.cluster_codes[before[solid]]
     return _proportion("compression_specific_failure_rate", failed, codes, confidence)
 
 
@@ -658,11 +658,12 @@ def _accuracy_change(pairs: Pairs) -> FloatArray:
     return pairs.variant.correct.astype(np.float64) - pairs.base.correct
 
 
-def _matched(clean: Pairs, perturbed: Pairs) -> tuple[Pairs, Pairs]:
-    """Return the instances valid in both, row for row."""
-    clean, perturbed = clean.select(clean.valid), perturbed.select(perturbed.valid)
+def _matched(clean: Pairs, perturbed: Pairs) -> tuple[IntArray, IntArray]:
+    """Return the rows of the instances valid in both, in the order of the first."""
     row = locate(clean.instance_id, perturbed.instance_id)
-    return clean.select(row >= 0), perturbed.select(row[row >= 0])
+    before = np.flatnonzero((row >= 0) & clean.valid)
+    before = before[perturbed.valid[row[before]]]
+    return before, row[before]
 
 
 def stacked(repeats: Sequence[Pairs]) -> Pairs:
