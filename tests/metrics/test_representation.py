@@ -28,13 +28,8 @@ from stabfw.report.serialise import load_results
 from stabfw.spec import parse_spec
 from stabfw.store import Store
 from stabfw_accelerators.token_reduction import TokenReduction
-from stabfw_metrics.representation import (
-    KEPT,
-    SITES,
-    Representation,
-    RepresentationConfig,
-    distance,
-)
+from stabfw_metrics.representation import KEPT, SITES, Representation, RepresentationConfig
+from stabfw_metrics.representation.comparison import distance
 from stabfw_metrics.representation.method import record_spectra, singular_values, summary
 from stabfw_models.tiny import TinyConfig, TinyLlava, TinyLlavaNext, TinyQwen2Vl, TinyQwen25Vl
 
