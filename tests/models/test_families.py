@@ -90,11 +90,11 @@ def test_answers_do_not_depend_on_the_batch(
 TRIED: dict[str, dict[str, Any]] = {
     "fastv": {"keep_ratio": 0.25},
     "hqq": {"bits": 3, "group_size": 16},
-    "int8": {},
 }
 #: Tried on one of these families by `make test`, and on all of them by `make check-all`.
 TRIED_ON_ONE: dict[str, dict[str, Any]] = {
     "divprune": {"keep_ratio": 0.25},
+    "int8": {},
     "prompt-lookup": {},
     "pyramiddrop": {},
     "visionzip": {"keep_ratio": 0.25},
