@@ -333,17 +333,17 @@ def _judged(comparisons: Sequence[Comparison]) -> list[_Grid]:
 def _foresight(comparisons: Sequence[Comparison]) -> list[_Grid]:
     """Return one table per benchmark and model of the margin from which on answers hold."""
     columns = (
-        "foresight_threshold, nats",
-        "answers that sure",
-        "harmed of these",
-        "harm below it",
-        "when fitted",
+        "Threshold, nats",
+        "Answers above it",
+        "Harmed of these",
+        "Harm caught below it",
+        "Harmed above it when fitted",
     )
     places: dict[str, list[tuple[str, tuple[tuple[str, ...], ...]]]] = {}
     for c in comparisons:
         if (found := c.metrics.get("foresight_threshold")) is None:
             continue
-        lines: tuple[tuple[str, ...], ...] = (("none certified", found.method),) + 4 * ((NOTHING,),)
+        lines: tuple[tuple[str, ...], ...] = ((NOTHING, found.method),) + 4 * ((NOTHING,),)
         if found.value is not None:
             fitted = c.metrics["foresight_risk_fit"]
             shares = (c.metrics[f"foresight_{n}"] for n in ("coverage", "risk", "foreseen"))

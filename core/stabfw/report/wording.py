@@ -106,11 +106,11 @@ def foresight_rule(rule: ForesightRule) -> str:
 
     Example:
         >>> foresight_rule(ForesightRule(margin="baseline")).partition(",")[0]
-        "Where the lead of the baseline's first token over the next reaches foresight_threshold"
+        "Where the lead of the baseline's first token over the next reaches the threshold"
     """
     whose = "accelerated model" if rule.margin == "variant" else "baseline"
     return (
-        f"Where the lead of the {whose}'s first token over the next reaches foresight_threshold, "
+        f"Where the lead of the {whose}'s first token over the next reaches the threshold, "
         f"at most {rule.at_most * 100:.4g}\N{NARROW NO-BREAK SPACE}% {_HARM[rule.metric]}: with "
         f"confidence {rule.confidence:.4g}, fitted on "
         f"{rule.fit_share * 100:.4g}\N{NARROW NO-BREAK SPACE}% of the pictures and "
