@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from stabfw.components import (
@@ -83,7 +83,6 @@ PIECES = st.sampled_from(
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map(" ".join), st.text("AaBb .,()\n:"))
 
 
-@settings(deadline=None)
 @given(TEXTS)
 @example("{}}")
 @example('{"answer": null}')

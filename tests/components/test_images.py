@@ -180,7 +180,7 @@ def test_truncated_pictures_are_never_taken_for_whole(kind: str) -> None:
     assert refused > 0.9 * len(VALID[kind])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(sorted(VALID)),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),

@@ -246,7 +246,6 @@ def test_planted_rates_lie_within_their_intervals(make_spec: Make, registry: Reg
 )
 @settings(
     max_examples=6,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

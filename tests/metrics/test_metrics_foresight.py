@@ -23,7 +23,7 @@ from stabfw.metrics.foresight import candidates, parts
 from statsmodels.stats.proportion import proportion_confint
 
 RULE = ForesightRule()
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 
 def compared(margin, changed, each=1, *, other=None, order=None, right=None, status=None) -> Pairs:

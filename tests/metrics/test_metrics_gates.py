@@ -27,7 +27,7 @@ from stabfw.metrics import (
 )
 from stabfw.metrics.gates import EXCESSES, RATES
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=40)
 ALL = [*RATES, *EXCESSES, "accuracy_delta"]
 SEVERITY = [Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]
 

@@ -92,7 +92,7 @@ def test_repeats_of_the_baseline_make_a_floor():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_groups_of_one_are_the_instances_and_larger_ones_are_no_easier(rows):
     base, fast = table([r[0] for r in rows]), table([r[1] for r in rows])
     pairs = pair(base, fast)

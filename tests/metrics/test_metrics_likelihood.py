@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stabfw.metrics import MetricValue, loglik_delta
 
 EACH, TOKEN = "answer_loglik_delta", "answer_loglik_delta_per_token"
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 LOGPROB = st.floats(-20, 0, allow_nan=False)
 
 

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from sklearn.metrics import brier_score_loss
 from stabfw.metrics import confidence_metrics, excess_option_drift, option_drift
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=40)
 
 
 def logprobs(seed: int, n: int, k: int = 4) -> np.ndarray:

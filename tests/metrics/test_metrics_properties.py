@@ -19,7 +19,7 @@ from stabfw.metrics import (
 )
 
 FAST = {"resamples": 60}
-EXAMPLES = settings(max_examples=50, deadline=None)
+EXAMPLES = settings(max_examples=50)
 
 PARTITION = 9  # the first fields of Counts are a partition of the planned instances
 

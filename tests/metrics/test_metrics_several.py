@@ -28,7 +28,7 @@ from stabfw.metrics.several import contrast_p
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=40)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 

@@ -353,9 +353,7 @@ SPECS = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=SPECS)
 def test_a_dumped_spec_loads_as_the_same_spec(
     registry: Registry, tmp_path: Path, values: dict[str, Any]
