@@ -156,6 +156,19 @@ def test_a_cautious_bound_doubts_few_successes_and_believes_many():
         assert (flipped.low, flipped.high) == pytest.approx((1 - cautious.high, 1 - cautious.low))
 
 
+@pytest.mark.parametrize("each", [2, 5, 20, 50])
+def test_a_few_losses_never_bound_tighter_than_none(each):
+    g = np.repeat(np.arange(200), each)
+    highs, lows = [], []
+    for hits in range(12):
+        y = np.zeros(len(g), dtype=bool)
+        y[each * np.arange(hits)] = True
+        highs.append(korn_graubard(y, g, cautious=True).high)
+        lows.append(korn_graubard(~y, g, cautious=True).low)
+    assert min(highs) == highs[0]
+    assert max(lows) == lows[0]
+
+
 @pytest.mark.parametrize(("images", "each", "icc"), [(100, 10, 0.3), (100, 5, 0.5), (400, 5, 0.3)])
 def test_a_loss_at_the_limit_passes_in_at_most_a_twentieth(images, each, icc):
     rng = np.random.default_rng(0)

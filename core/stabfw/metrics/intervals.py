@@ -143,7 +143,8 @@ def korn_graubard(
     A handful of successes can lie in as many clusters by luck, and the bound is then too tight.
     ``cautious`` draws the intraclass correlation towards 0.5 with the weight of four clusters:
     (w·max(ICC, 0) + 4·0.5) / (w + 4), where w is the number of clusters that have a success, or
-    a failure if these are fewer, and at least 1, lest none be worth less than one.
+    a failure if these are fewer, and at least 1. Where clusters are large, a few successes in
+    several of them would still bound tighter than none at all does; the bound of none is kept to.
 
     Args:
         successes: Shape ``(n,)``.
@@ -164,10 +165,16 @@ def korn_graubard(
     n = len(successes)
     if len(sizes) < 2:
         return Interval(0.0, 1.0, "korn-graubard")
-    n_eff = min(_effective_size(hits, sizes, confidence, cautious=cautious), n, max_n or n)
+    most = min(n, max_n or n)
+    n_eff = min(_effective_size(hits, sizes, confidence, cautious=cautious), most)
     share = float(hits.sum()) / n
     exact = clopper_pearson(share * n_eff if share < 1 else n_eff, n_eff, confidence)
-    return _containing(share, exact.low, exact.high, "korn-graubard")
+    low, high = exact.low, exact.high
+    if cautious:
+        clean = min(_effective_size(np.zeros_like(hits), sizes, confidence, cautious=True), most)
+        none = clopper_pearson(0, clean, confidence).high
+        low, high = min(low, 1 - none), max(high, none)
+    return _containing(share, low, high, "korn-graubard")
 
 
 def proportion_interval(
