@@ -1,7 +1,9 @@
-"""Draw the tables of docs/results/amplification.md from the run of amplification.yaml.
+"""Draw tables and picture of docs/results/amplification.md from the run of amplification.yaml.
 
 stabfw run examples/amplification.yaml
-python examples/amplification_table.py runs/amplification
+python examples/amplification_table.py runs/amplification docs/results/amplification.png
+
+The picture needs matplotlib, which comes with MLflow.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from stabfw.report.serialise import load_results
 ALPHA = 0.05
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, picture: Path | None = None) -> None:
     """Print what stacks change on clean questions, what perturbations add, and where."""
     results = load_results(directory / RESULTS)
     summaries = {
@@ -46,6 +48,8 @@ def main(directory: Path) -> None:
     for at, metrics in summaries.items():
         print(f"| {' | '.join(at)} | {' | '.join(_kind(metrics, kind) for kind in kinds)} |")
     _every_input(results)
+    if picture is not None:
+        draw(results, picture)
 
 
 def _every_input(results: Results) -> None:
@@ -75,6 +79,56 @@ def _every_input(results: Results) -> None:
         print(f"| {' | '.join(at)} | {told} | {' | '.join(each)} |")
 
 
+def draw(results: Results, path: Path) -> None:
+    """Draw what stacks change beyond the noise floor, from clean to the strongest severity."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines: dict[tuple[str, str], dict[str, list[MetricValue]]] = {}
+    clean = {
+        (c.condition.model, c.condition.stack): c.metrics["excess_divergence"]
+        for c in results.comparisons
+        if c.condition.perturbation == "clean"
+    }
+    for c in results.comparisons:
+        at = c.condition
+        if at.perturbation != "clean":
+            panel = lines.setdefault((at.model, at.perturbation.partition(" ")[0]), {})
+            line = panel.setdefault(at.stack, [clean[at.model, at.stack]])
+            line.append(c.metrics["excess_divergence"])
+    models = list(dict.fromkeys(model for model, _ in lines))
+    kinds = list(dict.fromkeys(kind for _, kind in lines))
+    size = (2.2 * len(kinds), 2.6 * len(models))
+    figure, axes = pyplot.subplots(
+        len(models), len(kinds), sharex=True, sharey=True, figsize=size, layout="constrained"
+    )
+    for (model, kind), panel in lines.items():
+        axis = axes[models.index(model), kinds.index(kind)]
+        for place, (stack, values) in enumerate(panel.items()):
+            # Side by side, so that intervals do not hide each other.
+            x = [i + (place - len(panel) / 2) * 0.07 for i in range(len(values))]
+            y = [100 * (v.value or 0) for v in values]
+            reach = [
+                [
+                    100 * abs((end or 0) - (v.value or 0))
+                    for v, end in zip(values, ends, strict=True)
+                ]
+                for ends in ([v.low for v in values], [v.high for v in values])
+            ]
+            marks = {"marker": "osD^v"[place % 5], "markersize": 3}
+            axis.errorbar(x, y, reach, label=stack, linewidth=1, elinewidth=0.8, **marks)
+        axis.set_xticks(range(4), ["clean", "weak", "middle", "strong"], fontsize=8)
+        axis.grid(axis="y", linewidth=0.3)
+        if model == models[0]:
+            axis.set_title(kind, fontsize=10)
+    for model, row in zip(models, axes, strict=True):
+        row[0].set_ylabel(f"{model}\nanswers changed, %", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=110)
+
+
 def _kind(metrics: Mapping[str, MetricValue], kind: str) -> str:
     told = _points(metrics[f"amplification.{kind}"])
     p = metrics[f"amplification_p_holm.{kind}"].value
@@ -101,4 +155,4 @@ def _p(metric: MetricValue) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
