@@ -389,7 +389,7 @@ class _Measuring:
         if rule is not None and (preserved or rule.metric == "divergence_ratio"):
             values |= foresee(pairs, rule)
         for name, metric in self.metrics:
-            values |= self._plugged_in(name, metric, base_key, key)
+            values |= self._plugged_in(name, metric, condition)
         causes = flip_causes(pairs)
         if causes.fix_the_parser_first:
             self._parser_first.add(condition.label)
@@ -606,24 +606,27 @@ class _Measuring:
         )
 
     def _plugged_in(
-        self, name: str, metric: Metric[Any], base_key: str, key: str
+        self, name: str, metric: Metric[Any], condition: Condition
     ) -> dict[str, MetricValue]:
         """What a metric plugin makes of a comparison, with what it had recorded."""
-        base, variant = (
-            replace(self.done[one].table, extras=self._extras(metric, self.done[one].cell))
-            for one in (base_key, key)
-        )
+        pairs = self._pair(condition)
+        if metric.extras():
+            key = self.plan.named[condition]
+            base, variant = (
+                replace(one.table, extras=self._extras(metric, one))
+                for one in (self.done[self.plan.base_of[key]], self.done[key])
+            )
+            pairs = pair(base, variant)
         with blaming(f"metric {name}", "compute()"):
-            found = [_finite(value) for value in metric.compute(pair(base, variant))]
+            found = [_finite(value) for value in metric.compute(pairs)]
         return {f"{name}.{item.name}": replace(item, name=f"{name}.{item.name}") for item in found}
 
-    def _extras(self, metric: Metric[Any], cell: Cell) -> dict[str, NDArray[np.float64]]:
+    @staticmethod
+    def _extras(metric: Metric[Any], outcomes: CellOutcomes) -> dict[str, NDArray[np.float64]]:
         """What a metric had recorded of a cell, as columns."""
-        if not metric.extras():
-            return {}
         wanted = Recorder(metric.config.type, metric, metric.config.type)
-        found = self.done[cell.key].recorded(wanted)
-        return wanted.columns([found.get(row.id) for row in cell.dataset.rows])
+        found = outcomes.recorded(wanted)
+        return wanted.columns([found.get(row.id) for row in outcomes.cell.dataset.rows])
 
     def clean(self, condition: Condition) -> Condition | None:
         """The condition that differs in nothing but the perturbation, unless it is this one."""
