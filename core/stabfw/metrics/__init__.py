@@ -80,9 +80,11 @@ if TYPE_CHECKING:
     from .stability import excess_metrics as excess_metrics
     from .stability import excess_per_instance as excess_per_instance
     from .stability import flip_causes as flip_causes
+    from .stability import mean_metric as mean_metric
     from .stability import metric_value as metric_value
     from .stability import noise_floor as noise_floor
     from .stability import perturbation_amplification as perturbation_amplification
+    from .stability import proportion_metric as proportion_metric
     from .stability import self_consistency as self_consistency
     from .stability import stability_metrics as stability_metrics
 
@@ -144,9 +146,11 @@ _HOME = {
         "excess_metrics",
         "excess_per_instance",
         "flip_causes",
+        "mean_metric",
         "metric_value",
         "noise_floor",
         "perturbation_amplification",
+        "proportion_metric",
         "self_consistency",
         "stability_metrics",
     ),

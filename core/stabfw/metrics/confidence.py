@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from .intervals import (
     Interval,
     bootstrap_interval,
-    mean_interval,
     sandwich_error,
 )
 from .pairs import BoolArray, FloatArray, IntArray, factorize
-from .stability import MetricValue, metric_value
+from .stability import MetricValue, mean_metric, metric_value
 
 BINS = 15
 
@@ -87,12 +86,7 @@ def _brier(
 ) -> _Values:
     one, other = ((c - r) ** 2 for c, r in zip(sure, right, strict=True))
     return [
-        metric_value(
-            f"brier_{name}",
-            float(values.mean()) if len(values) else float("nan"),
-            mean_interval(values, codes, confidence, limits=limits),
-            len(values),
-        )
+        mean_metric(f"brier_{name}", values, codes, confidence, limits=limits)
         for name, values, limits in (
             ("base", one, (0.0, 1.0)),
             ("variant", other, (0.0, 1.0)),

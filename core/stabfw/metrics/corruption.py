@@ -9,7 +9,7 @@ import numpy as np
 
 from .intervals import bootstrap_interval, mean_interval, mean_p_value, proportion_interval
 from .pairs import FloatArray, IntArray, Pairs, factorize, locate
-from .stability import Excess, MetricValue, metric_value
+from .stability import Excess, MetricValue, mean_metric, metric_value
 
 
 def corruption_errors(
@@ -129,9 +129,7 @@ def mean_amplification(
                 mean += own / len(severities) / len(members)
         codes = factorize(shared.cluster)
         name = f"amplification{suffix}"
-        bounds = mean_interval(mean, codes, confidence, limits=(-2.0, 2.0))
-        value = float(mean.mean()) if len(mean) else float("nan")
-        found[name] = metric_value(name, value, bounds, len(mean))
+        found[name] = mean_metric(name, mean, codes, confidence, limits=(-2.0, 2.0))
         p, p_name = mean_p_value(mean, codes), f"amplification_p{suffix}"
         found[p_name] = MetricValue(p_name, p, None, None, len(mean), "cluster-t")
     return found

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from .intervals import bootstrap_interval, cluster_totals, mean_interval
+from .intervals import bootstrap_interval, cluster_totals
 from .pairs import FloatArray, factorize
-from .stability import MetricValue, metric_value
+from .stability import MetricValue, mean_metric, metric_value
 
 
 def first_divergence(
@@ -62,11 +62,8 @@ def first_divergence(
         metric.name: metric
         for metric in (
             _median(prefix[differs], codes[differs], confidence, resamples, seed),
-            metric_value(
-                "common_prefix_share",
-                float((prefix / whole).mean()) if len(whole) else float("nan"),
-                mean_interval(prefix / whole, codes, confidence, limits=(0.0, 1.0)),
-                len(whole),
+            mean_metric(
+                "common_prefix_share", prefix / whole, codes, confidence, limits=(0.0, 1.0)
             ),
         )
     }

@@ -12,7 +12,7 @@ from .gates import MIN_CLUSTERS, RATES, harms
 from .intervals import Interval, effective_size, proportion_interval
 from .pairs import BoolArray, FloatArray, IntArray, Pairs
 from .sizing import largest_passing
-from .stability import MetricValue, metric_value
+from .stability import MetricValue, metric_value, proportion_metric
 
 FORESIGHT = (
     "foresight_threshold",
@@ -166,9 +166,9 @@ def foresee(pairs: Pairs, rule: ForesightRule) -> dict[str, MetricValue]:
     found = (
         MetricValue("foresight_threshold", threshold, None, None, n, f"fixed sequence, {level}"),
         fitted,
-        _share("foresight_coverage", sure, check, codes),
-        _share("foresight_risk", harm, sure, codes),
-        _share("foresight_foreseen", ~sure, harm, codes),
+        proportion_metric("foresight_coverage", sure[check], codes[check]),
+        proportion_metric("foresight_risk", harm[sure], codes[sure]),
+        proportion_metric("foresight_foreseen", ~sure[harm], codes[harm]),
     )
     return {metric.name: metric for metric in found}
 
@@ -208,13 +208,6 @@ def candidates(divided: Parts, codes: IntArray, rule: ForesightRule) -> list[flo
 def _uncertified(n: int, why: str) -> dict[str, MetricValue]:
     empty = {name: MetricValue(name, None, None, None, 0, "no threshold") for name in FORESIGHT}
     return empty | {FORESIGHT[0]: MetricValue(FORESIGHT[0], None, None, None, n, why)}
-
-
-def _share(name: str, hits: BoolArray, among: BoolArray, codes: IntArray) -> MetricValue:
-    own = (hits & among)[among]
-    n = len(own)
-    value = int(np.count_nonzero(own)) / max(n, 1)
-    return metric_value(name, value, proportion_interval(own, codes[among]), n)
 
 
 def _distinct(codes: IntArray) -> int:

@@ -465,9 +465,9 @@ def mean_p_value(values: FloatArray, codes: IntArray) -> float | None:
     """
     from scipy.stats import t
 
-    if len(values) and not values.any():
-        return 1.0
-    error, m = sandwich_error((values - values.mean()) / max(len(values), 1), codes)
+    if not values.any():
+        return 1.0 if len(values) else None
+    error, m = sandwich_error((values - values.mean()) / len(values), codes)
     return 2 * float(t.sf(abs(float(values.mean())) / error, m - 1)) if error > 0 else None
 
 

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from .intervals import bootstrap_interval, cluster_totals, mean_interval
+from .intervals import bootstrap_interval, cluster_totals
 from .pairs import FloatArray, factorize
-from .stability import MetricValue, metric_value
+from .stability import MetricValue, mean_metric, metric_value
 
 
 def loglik_delta(
@@ -63,14 +63,11 @@ def loglik_delta(
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(sums[:, 0] / sums[:, 1], dtype=np.float64)
 
-    each = float(change.mean()) if len(change) else float("nan")
     token = float(per_token(totals.sum(axis=0)[None, :])[0])
     return {
         metric.name: metric
         for metric in (
-            metric_value(
-                "answer_loglik_delta", each, mean_interval(change, codes, confidence), len(change)
-            ),
+            mean_metric("answer_loglik_delta", change, codes, confidence),
             metric_value(
                 "answer_loglik_delta_per_token",
                 token,

@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import mean_interval
 from .pairs import FloatArray, IntArray, factorize
-from .stability import MetricValue, metric_value
+from .stability import MetricValue, mean_metric
 
 #: A row of log-probabilities for each instance.
 _Rows: TypeAlias = Sequence[Sequence[float]] | FloatArray
@@ -58,7 +57,7 @@ def option_drift(
     moved = _divergences(before, after)
     codes = _codes(clusters, len(before))
     return {
-        name: _mean(name, moved[name], codes, confidence, (0.0, largest))
+        name: mean_metric(name, moved[name], codes, confidence, limits=(0.0, largest))
         for name, largest in _LARGEST.items()
     }
 
@@ -107,12 +106,12 @@ def excess_option_drift(
     keep = runs > 0
     codes = _codes(clusters, n)[keep]
     return {
-        f"excess_{name}": _mean(
+        f"excess_{name}": mean_metric(
             f"excess_{name}",
             moved[name][keep] - noise[name][keep] / runs[keep],
             codes,
             confidence,
-            (-largest, largest),
+            limits=(-largest, largest),
         )
         for name, largest in _LARGEST.items()
     }
@@ -142,19 +141,6 @@ def _rows(rows: Sequence[Sequence[float] | None] | FloatArray, here: list[int]) 
     if isinstance(rows, np.ndarray):
         return rows[here]
     return [row for i in here if (row := rows[i]) is not None]
-
-
-def _mean(
-    name: str,
-    each: FloatArray,
-    codes: IntArray,
-    confidence: float,
-    limits: tuple[float, float],
-) -> MetricValue:
-    value = float(each.mean()) if len(each) else float("nan")
-    return metric_value(
-        name, value, mean_interval(each, codes, confidence, limits=limits), len(each)
-    )
 
 
 def _codes(clusters: Sequence[Hashable] | NDArray[Any], n: int) -> IntArray:

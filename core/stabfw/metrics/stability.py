@@ -277,7 +277,7 @@ def excess_metrics(
     for outcome in OUTCOMES:
         excess = excess_per_instance(pairs, floor, outcome=outcome)
         name, codes = f"excess_{outcome}", factorize(excess.cluster)
-        found[name] = _mean(name, excess.value, codes, confidence, 1.0)
+        found[name] = mean_metric(name, excess.value, codes, confidence, limits=(-1.0, 1.0))
     return found
 
 
@@ -305,7 +305,9 @@ def perturbation_amplification(amplified: Excess, confidence: float = 0.95) -> M
         confidence: Two-sided coverage.
     """
     codes = factorize(amplified.cluster)
-    return _mean("perturbation_amplification", amplified.value, codes, confidence, 2.0)
+    limits = (-2.0, 2.0)
+    name = "perturbation_amplification"
+    return mean_metric(name, amplified.value, codes, confidence, limits=limits)
 
 
 def accuracy_did(clean: Pairs, perturbed: Pairs, confidence: float = 0.95) -> MetricValue:
@@ -321,7 +323,8 @@ def accuracy_did(clean: Pairs, perturbed: Pairs, confidence: float = 0.95) -> Me
     """
     before, after = _matched(clean, perturbed)
     change = _accuracy_change(perturbed)[after] - _accuracy_change(clean)[before]
-    return _mean("accuracy_did", change, clean.cluster_codes[before], confidence, 2.0)
+    codes = clean.cluster_codes[before]
+    return mean_metric("accuracy_did", change, codes, confidence, limits=(-2.0, 2.0))
 
 
 def self_consistency(pairs: Pairs, confidence: float = 0.95) -> MetricValue:
@@ -332,7 +335,7 @@ def self_consistency(pairs: Pairs, confidence: float = 0.95) -> MetricValue:
         confidence: Two-sided coverage.
     """
     same = ~pairs.changed[pairs.valid]
-    return _proportion("self_consistency", same, pairs.cluster_codes[pairs.valid], confidence)
+    return proportion_metric("self_consistency", same, pairs.cluster_codes[pairs.valid], confidence)
 
 
 def compression_specific_failure_rate(
@@ -354,7 +357,7 @@ def compression_specific_failure_rate(
     solid = (clean.base.correct & clean.variant.correct)[before]
     failed = (perturbed.base.correct & ~perturbed.variant.correct)[after[solid]]
     codes = clean.cluster_codes[before[solid]]
-    return _proportion("compression_specific_failure_rate", failed, codes, confidence)
+    return proportion_metric("compression_specific_failure_rate", failed, codes, confidence)
 
 
 def by_slice(
@@ -426,7 +429,7 @@ def _metrics(
     def rate(name: str, hits: BoolArray, among: IntArray) -> None:
         distinct = None if instances is None else len(np.unique(instances[among]))
         clusters = pairs.cluster_codes[among]
-        found.append(_proportion(name, hits, clusters, confidence, max_n=distinct))
+        found.append(proportion_metric(name, hits, clusters, confidence, max_n=distinct))
 
     def resampled(name: str, totals: FloatArray, statistic: _Statistic, n: int) -> None:
         value = float(statistic(totals.sum(axis=0)[None, :])[0]) if n else float("nan")
@@ -486,6 +489,50 @@ def metric_value(name: str, value: float, bounds: Interval, n: int) -> MetricVal
     return MetricValue(name, value, low, high, n, bounds.method)
 
 
+def proportion_metric(
+    name: str,
+    hits: BoolArray,
+    clusters: NDArray[Any],
+    confidence: float = 0.95,
+    *,
+    max_n: int | None = None,
+) -> MetricValue:
+    """Tell the share of rows that were hit, with `proportion_interval`; None without rows.
+
+    Args:
+        name: What it measures.
+        hits: Shape ``(n,)``.
+        clusters: Labels, shape ``(n,)``; rows with the same one are not independent.
+        confidence: Two-sided coverage.
+        max_n: Cap on the effective sample size, for rows that repeat the same instances.
+    """
+    n = len(hits)
+    bounds = proportion_interval(hits, clusters, confidence, max_n=max_n)
+    return metric_value(name, int(np.count_nonzero(hits)) / max(n, 1), bounds, n)
+
+
+def mean_metric(
+    name: str,
+    values: FloatArray,
+    clusters: NDArray[Any],
+    confidence: float = 0.95,
+    *,
+    limits: tuple[float, float] | None = None,
+) -> MetricValue:
+    """Tell the mean of some rows, with `mean_interval`; None without rows.
+
+    Args:
+        name: What it measures.
+        values: Shape ``(n,)``, finite.
+        clusters: Labels, shape ``(n,)``; rows with the same one are not independent.
+        confidence: Two-sided coverage.
+        limits: Smallest and largest possible value.
+    """
+    value = float(values.mean()) if len(values) else float("nan")
+    bounds = mean_interval(values, clusters, confidence, limits=limits)
+    return metric_value(name, value, bounds, len(values))
+
+
 def auroc(
     name: str,
     score: FloatArray,
@@ -541,23 +588,6 @@ def auroc(
     return MetricValue(name, area, min(low, area), max(high, area), n, method)
 
 
-def _proportion(
-    name: str, hits: BoolArray, codes: IntArray, confidence: float, *, max_n: int | None = None
-) -> MetricValue:
-    n = len(hits)
-    bounds = proportion_interval(hits, codes, confidence, max_n=max_n)
-    return metric_value(name, int(np.count_nonzero(hits)) / max(n, 1), bounds, n)
-
-
-def _mean(
-    name: str, values: FloatArray, codes: IntArray, confidence: float, limit: float
-) -> MetricValue:
-    if len(values) == 0:
-        return MetricValue(name, None, None, None, 0, "cluster-t")
-    bounds = mean_interval(values, codes, confidence, limits=(-limit, limit))
-    return metric_value(name, float(values.mean()), bounds, len(values))
-
-
 def _score_delta(
     before: FloatArray, after: FloatArray, codes: IntArray, confidence: float
 ) -> MetricValue:
@@ -568,8 +598,8 @@ def _score_delta(
     # Only scores known to be shares bound their own difference.
     unit = min(before.min(), after.min()) >= 0 and max(before.max(), after.max()) <= 1
     change = after - before
-    bounds = mean_interval(change, codes[known], confidence, limits=(-1.0, 1.0) if unit else None)
-    return metric_value("mean_score_delta", float(change.mean()), bounds, len(change))
+    limits = (-1.0, 1.0) if unit else None
+    return mean_metric("mean_score_delta", change, codes[known], confidence, limits=limits)
 
 
 def _mcnemar(negative: BoolArray, positive: BoolArray) -> MetricValue:

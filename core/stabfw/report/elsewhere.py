@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-import numpy as np
-
 from stabfw.imports import Answers, Given
-from stabfw.metrics import Counts, Pairs, flip_causes, proportion_interval, stability_metrics
+from stabfw.metrics import Counts, Pairs, flip_causes, proportion_metric, stability_metrics
 from stabfw.metrics.pairs import Side
-from stabfw.metrics.stability import metric_value
 from stabfw.plan.conditions import BASELINE, CLEAN
 from stabfw.report.across import THRESHOLDS
 from stabfw.report.instances import AnswerGiven, InstanceRow
@@ -88,12 +85,9 @@ def _given(rows: Mapping[str, Given], instance_id: str, side: Side, place: int) 
 
 def _cell(condition: Condition, answers: Answers, side: Side, pairs: Pairs) -> CellResult:
     usable = side.usable
-    correct = side.correct[usable]
-    bounds = proportion_interval(correct, pairs.cluster_codes[usable])
-    share = float(np.mean(correct)) if len(correct) else float("nan")
     return CellResult(
         key=answers.name,
         condition=condition,
-        accuracy=metric_value("accuracy", share, bounds, len(correct)),
+        accuracy=proportion_metric("accuracy", side.correct[usable], pairs.cluster_codes[usable]),
         facts={"instances": len(answers.rows), **answers.about},
     )

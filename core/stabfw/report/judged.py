@@ -10,8 +10,7 @@ import numpy as np
 from stabfw.components import Answer, AnswerStatus, Score
 from stabfw.execute.inputs import Inputs
 from stabfw.judge import Case, Opinion, comparing, opinion, scoring
-from stabfw.metrics import MetricValue, proportion_interval
-from stabfw.metrics.stability import metric_value
+from stabfw.metrics import MetricValue, proportion_metric
 from stabfw.plan import Judge, Plan
 from stabfw.store import Store
 
@@ -145,6 +144,4 @@ def _share(name: str, rows: Sequence[tuple[str, bool]], clusters: Mapping[str, s
     hits = np.array([hit for _, hit in rows], dtype=np.bool_)
     labels = np.array([clusters[i] for i, _ in rows], dtype=object)
     # Several rows of one instance are not several instances.
-    bounds = proportion_interval(hits, labels, max_n=len({i for i, _ in rows}))
-    share = float(np.mean(hits)) if len(hits) else float("nan")
-    return metric_value(name, share, bounds, len(hits))
+    return proportion_metric(name, hits, labels, max_n=len({i for i, _ in rows}))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from stabfw.components import MetricValue
-from stabfw.metrics import Interval, Pairs, auroc, mean_interval, metric_value
+from stabfw.metrics import Interval, Pairs, auroc, mean_metric, metric_value
 
 Column = NDArray[np.float64]
 
@@ -19,9 +19,7 @@ def compared(site: str, pairs: Pairs) -> Iterator[MetricValue]:
     codes = pairs.cluster_codes[rows]
 
     def mean(name: str, values: Column, limits: tuple[float, float] | None) -> MetricValue:
-        bounds = mean_interval(values, codes, limits=limits)
-        estimate = float(values.mean()) if len(values) else float("nan")
-        return metric_value(f"{site}.{name}", estimate, bounds, len(values))
+        return mean_metric(f"{site}.{name}", values, codes, limits=limits)
 
     for name, limits, spread in (("ipr", (0.0, 1.0), (-1.0, 1.0)), ("effective_rank", None, None)):
         old, new = before[f"{site}.{name}"][rows], after[f"{site}.{name}"][rows]
